@@ -70,6 +70,17 @@ def sample_coords(*arrays: Any) -> dict[str, np.ndarray]:
     return found
 
 
+def channel_labels(X: Any) -> list[str]:
+    """Feature space of every channel, where labelled features have the coordinate ``space`` along it."""
+    if (
+        not isinstance(X, xr.DataArray)
+        or "space" not in X.coords
+        or X["space"].dims not in (("channel",), ("feature",))
+    ):
+        return []
+    return [str(name) for name in X["space"].values]
+
+
 def voxel_coords(Y: Any) -> dict[str, Any] | None:
     """Coordinates of the voxels of labelled responses, or None.
 

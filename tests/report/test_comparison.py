@@ -407,3 +407,16 @@ def test_the_headline_is_what_its_tables_say(parts, tmp_path):
     head = html.unescape(written.source).split("<section")[0]
     for value in ("0.030", "0.12", "0.46"):
         assert f">{value}<" in head
+
+
+def test_gates_are_shown_for_the_cells_that_have_them(parts, tmp_path):
+    cells, voxels = parts["scores"]["cell"].values.tolist(), parts["scores"].sizes["voxel"]
+    values = np.full((len(cells), 2, voxels), np.nan)
+    values[1] = np.linspace(0, 1, 2 * voxels).reshape(2, voxels)
+    gates = xr.DataArray(values, dims=("cell", "space", "voxel"), coords={"cell": cells, "space": ["early", EVIL]})
+    page = write(tmp_path, scores=parts["scores"], table=parts["table"], gates=gates)
+    assert page.sections == ["accuracy", "gates", "costs", "origin"]
+    assert EVIL in page.words["gates"]
+    assert cells[1] in page.words["gates"]
+    assert cells[2] not in page.words["gates"]
+    assert "gates" not in write(tmp_path, scores=parts["scores"], table=parts["table"], gates=gates * np.nan).sections

@@ -116,7 +116,7 @@ def _labelled(maps: np.ndarray) -> xr.DataArray:
     return xr.DataArray(maps, dims=("stimulus", *dims))
 
 
-def _encoder(job: Job, candidate: dict[str, Any], **arguments: Any) -> Any:
+def _encoder(job: Job, candidate: dict[str, Any], spaces: Sequence[str] = (), **arguments: Any) -> Any:
     from neuroenc.encoders.readout import ReadoutEncoder
 
     cell = job.cell
@@ -127,12 +127,13 @@ def _encoder(job: Job, candidate: dict[str, Any], **arguments: Any) -> Any:
     arguments["readout_options"] = {**cell.options, **{k: v for k, v in drawn.items() if k not in trains}}
     # Candidates share first weights unless the start is what they differ in; folds differ.
     seed = int(np.random.SeedSequence([job.seed, job.fold, candidate["start"]]).generate_state(1)[0] % 2**31)
-    arguments |= {"core": cell.core_kind or None, "core_options": cell.core_options or None}
+    own = {**({"spaces": spaces} if spaces and cell.core_kind == "trunk" else {}), **cell.core_options}
+    arguments |= {"core": cell.core_kind or None, "core_options": own or None}
     return ReadoutEncoder(cell.kind, seed=seed, progress=False, **{**cell.training, **trains, **arguments})
 
 
 def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
-    cell, rows = job.cell, job.rows
+    cell, rows, spaces = job.cell, job.rows, source.spaces.get(job.cell.features, [])
     X, Y = source.features(cell.features, rows.train), source.responses(rows.train, job.voxels)
     context = source.features(cell.context, rows.train) if cell.context else None
     held = np.flatnonzero(np.isin(rows.train, rows.validation))
@@ -140,7 +141,7 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     for number, candidate in enumerate(job.candidates):
         begin = time.perf_counter()
         folder = None if checkpoint is None else checkpoint / f"candidate{number}"
-        encoder = _encoder(job, candidate, validation=held.tolist(), checkpoint=folder)
+        encoder = _encoder(job, candidate, spaces, validation=held.tolist(), checkpoint=folder)
         encoder.fit(X, Y, context=context)
         seen = _predict(encoder, X[held], None if context is None else context[held])
         r = stats.score(Y.values[held], seen)
@@ -150,7 +151,7 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     _, validation_r, chosen, _ = tried[best]
     begin = time.perf_counter()
     folder = None if checkpoint is None else checkpoint / "refit"
-    final = _encoder(job, job.candidates[best], checkpoint=folder)
+    final = _encoder(job, job.candidates[best], spaces, checkpoint=folder)
     # The same rates over the same epochs; more rows make these epochs longer, and nothing is stopped on the test.
     final.fit(X, Y, context=context, fixed_epochs=chosen.schedule_ if len(chosen.schedule_) else 1)
     last = time.perf_counter() - begin
@@ -175,8 +176,13 @@ def _predict(encoder: Any, X: np.ndarray, context: np.ndarray | None) -> np.ndar
 
 
 def _extras(encoder: Any, X: np.ndarray, context: np.ndarray | None, n_voxels: int) -> Tensors:
-    """Receptive fields and how far they move with content, where the readout has them."""
+    """Receptive fields and how far they move with content, where the readout has them; gates of a trunk's tasks."""
     found: dict[str, np.ndarray] = {}
+    if getattr(encoder.model_.core, "conditioning", "") == "affine+gate":
+        of_voxel = np.repeat(encoder.model_.core.gates().cpu().numpy(), encoder.sizes_, axis=0)
+        for k, name in enumerate(encoder.model_.core.spaces):
+            found[f"gate_{name}"] = np.empty(n_voxels, np.float32)
+            found[f"gate_{name}"][encoder.columns_] = of_voxel[:, k]
     fields = encoder.receptive_field()
     for name in ("x", "y", "size") if fields is not None else ():
         found[f"rf_{name}"] = np.asarray(fields[name], dtype=np.float32)

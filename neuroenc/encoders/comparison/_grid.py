@@ -17,7 +17,7 @@ from neuroenc._core.executor import Shared
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.store import Tensors, content_key
 from neuroenc.encoders._folds import resolve_folds
-from neuroenc.encoders._labels import sample_coords
+from neuroenc.encoders._labels import channel_labels, sample_coords
 
 #: Readouts that least squares solves; they need no torch.
 CLOSED_FORM = ("linear", "pooled")
@@ -194,7 +194,7 @@ def _check(cells: list[Cell], spaces: list[str], keep: Sequence[str] | None, thr
             from neuroenc.encoders.readout.cores import CORES
 
             one_of("core", cell.core_kind, CORES)
-            legal = keywords(CORES[cell.core_kind])
+            legal = [name for name in keywords(CORES[cell.core_kind]) if name != "tasks"]
             for name in cell.core_options:
                 one_of(f"setting of core {cell.core!r}", name, [*legal, *_training_names(), "core", "features"])
     for pattern in keep or ():
@@ -406,17 +406,22 @@ class Source:
     hashes: dict[str, str]
     kinds: dict[str, str]
     subjects: list[str]
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    """Other names of voxels (roi, animal), which regions and experts of a trunk go by."""
+    spaces: dict[str, list[str]] = field(default_factory=dict)
+    """Name of every channel's feature space, where channels of a joined space have them."""
 
     def features(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Features of some rows of the responses."""
         return np.asarray(self.arrays[f"features-{name}"].load()[self.arrays[f"index-{name}"].load()[rows]])
 
     def responses(self, rows: np.ndarray, voxels: np.ndarray) -> xr.DataArray:
-        """Responses of some rows and voxels, with the voxels' subjects where they have them."""
+        """Responses of some rows and voxels, with the voxels' subjects and other names where they have them."""
         values = np.asarray(self.arrays["responses"].load()[:, voxels][rows], dtype=np.float32)
         coords: dict[str, Any] = {"voxel": voxels}
         if self.subjects:
             coords["subject"] = ("voxel", np.array(self.subjects)[voxels])
+        coords |= {name: ("voxel", np.array(values)[voxels]) for name, values in self.labels.items()}
         return xr.DataArray(values, dims=("stimulus", "voxel"), coords=coords)
 
     def key(self, job: Job) -> str:
@@ -425,7 +430,9 @@ class Source:
         used = [f"{part}-{name}" for name in (cell.features, cell.context) if name for part in ("features", "index")]
         data = [self.hashes[name] for name in ("responses", *used)]
         # Which axis holds channels, and which voxels share a readout, decide as much as the numbers do.
-        forms = [self.kinds.get(cell.features), self.kinds.get(cell.context), self.subjects]
+        forms: list[Any] = [self.kinds.get(cell.features), self.kinds.get(cell.context), self.subjects]
+        if cell.core_kind == "trunk":
+            forms += [self.labels, self.spaces.get(cell.features, [])]
         return content_key(data, forms, job.rows, job.voxels, cell, job.candidates, job.seed)
 
 
@@ -436,14 +443,19 @@ def make_source(
     share: Callable[[np.ndarray], Shared],
 ) -> Source:
     """Arrays of a comparison as ``share`` hands them to fits, and their hashes."""
+    shared = "subject" in responses.coords and responses["subject"].dims == ("voxel",)
+    subjects = [str(s) for s in responses["subject"].values] if shared else []
     arrays = {"responses": np.asarray(responses.values)}
     for name, space in features.items():
         arrays[f"features-{name}"] = np.asarray(space.values)
         arrays[f"index-{name}"] = indices[name]
-    shared = "subject" in responses.coords and responses["subject"].dims == ("voxel",)
+    names = {str(k): c for k, c in responses.coords.items() if c.dims == ("voxel",) and c.dtype.kind in "UOS"}
+    labels = {name: [str(v) for v in coord.values] for name, coord in names.items() if name not in ("voxel", "subject")}
     return Source(
         {name: share(values) for name, values in arrays.items()},
         {name: hash_array(values) for name, values in arrays.items()},
         {name: ",".join(map(str, space.dims)) for name, space in features.items()},
-        [str(s) for s in responses["subject"].values] if shared else [],
+        subjects,
+        labels,
+        {name: found for name, space in features.items() if (found := channel_labels(space))},
     )

@@ -314,6 +314,20 @@ class Comparison:
         found = self._per_voxel("warp_")
         return found if found.data_vars else None
 
+    def gates(self) -> xr.DataArray | None:
+        """Gates of conditioned trunks (cell, space, voxel), mean over folds: the weight of a space in a voxel's task.
+
+        None where no core has gates.
+        """
+        found = self._per_voxel("gate_")
+        if not found.data_vars:
+            return None
+        return (
+            found.rename({k: str(k).removeprefix("gate_") for k in found})
+            .to_dataarray("space", "gate")
+            .transpose("cell", "space", "voxel")
+        )
+
     def receptive_fields(self) -> xr.Dataset | None:
         """Centre and size of receptive fields (cell, voxel), mean over folds; None where no readout has them."""
         found = self._per_voxel("rf_")

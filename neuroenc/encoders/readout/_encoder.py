@@ -19,12 +19,12 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc.data import align
 from neuroenc.encoders._base import LinearEncoder
-from neuroenc.encoders._labels import describe_features, match_features, sample_coords, wrap
+from neuroenc.encoders._labels import channel_labels, describe_features, match_features, sample_coords, wrap
 from neuroenc.encoders.readout._linear import LinearReadout, raw_weights, solve_ridge
 from neuroenc.encoders.readout._losses import make_loss
 from neuroenc.encoders.readout._maps import MapArray, Maps, as_maps, map_moments
 from neuroenc.encoders.readout._protocol import READOUTS, EncoderModule, build_module
-from neuroenc.encoders.readout._targets import masked_responses, subject_columns, validation_rows
+from neuroenc.encoders.readout._targets import label_tasks, masked_responses, task_columns, validation_rows
 from neuroenc.encoders.readout._train import predict_maps, train
 
 
@@ -46,6 +46,9 @@ class FittedReadout(LinearEncoder):
     curves_: pd.DataFrame
     sizes_: list[int]
     columns_: np.ndarray
+    # Encoders of earlier versions have none of these two.
+    tasks_: list[dict[str, str]] = []  # noqa: RUF012  (replaced, never changed)
+    spaces_: list[str] = []  # noqa: RUF012
     in_shape_: tuple[int, int, int]
     context_shape_: tuple[int, int, int] | None
     layout_: str
@@ -58,6 +61,7 @@ class FittedReadout(LinearEncoder):
     def _build(self, core: Any) -> EncoderModule:
         memory = 2**28 if self.max_memory is None else parse_memory(self.max_memory)
         how: dict[str, Any] = {"context_shape": self.context_shape_, "seed": self.seed, "max_memory": memory}
+        how |= {"tasks": self.tasks_, "spaces": self.spaces_}
         parts = self.readout, self.readout_options, core, self.core_options
         return build_module(*parts, self.in_shape_, self.sizes_, **how)
 
@@ -147,6 +151,19 @@ class FittedReadout(LinearEncoder):
         attrs = {"standardised": int(self.standardise), "readout": self.readout, "units": self._units_}
         return found.assign_attrs(attrs)
 
+    @property
+    def gates(self) -> xr.DataArray:
+        """Gates (subject, roi, space) of a trunk with ``conditioning="affine+gate"``: the weight of a space in a task.
+
+        In (0, 1); NaN where a subject lacks a region.
+        """
+        check_is_fitted(self, "model_")
+        core = self.model_.core
+        if not hasattr(core, "gates"):
+            raise ConfigError(f"core {self.core!r} has no gates. Next step: core='trunk', conditioning='affine+gate'.")
+        values = core.gates().cpu().numpy()
+        return label_tasks(values, self.tasks_, ("space", core.spaces)).rename("gates")
+
     def warp_spread(self, X: Any, context: Any = None) -> xr.Dataset | None:
         """How much each voxel's mask moves with content (s.d. over ``X``), or None where nothing moves."""
         maps, second = self._new(X, context)
@@ -234,12 +251,13 @@ class ReadoutEncoder(FittedReadout):
     readout_options : dict, optional
         The readout's own.
     core : str or torch.nn.Module, optional
-        None reads the features as they are. "equivariant", "plain", "grid" or a module (a copy of it) is trained
-        together with the readouts; a module without parameters that need a gradient stays frozen.
+        None reads the features as they are. "equivariant", "plain", "grid", "trunk" or a module (a copy of it) is
+        trained together with the readouts; a module without parameters that need a gradient stays frozen.
     core_options : dict, optional
         For a core given by name.
-    subjects : str, optional
-        Voxel coordinate; each of its values gets a readout of its own behind the shared core.
+    subjects, regions : str, optional
+        Voxel coordinates; every subject, or every region of one, is a task with a readout of its own behind the shared
+        core, which may be conditioned on it: see `neuroenc.encoders.readout.cores.TrunkCore`.
     loss : str
         See `neuroenc.encoders.readout.make_loss`. ``"poisson"`` predicts rates.
     solver : {"auto", "closed", "gradient"}
@@ -275,6 +293,8 @@ class ReadoutEncoder(FittedReadout):
     validation_rows_ : ndarray of int
     alpha_ : ndarray (voxel,)
         Penalties of the closed form.
+    tasks_ : list of dict
+        Labels of every task: subject, or subject and region.
     n_parameters_ : int
     seconds_ : float
     notes_ : list of str
@@ -310,6 +330,7 @@ class ReadoutEncoder(FittedReadout):
     core: Any = None
     core_options: dict[str, Any] | None = None
     subjects: str | None = "subject"
+    regions: str | None = None
     loss: str = "mse"
     solver: str = "auto"
     optimiser: str = "adam"
@@ -372,15 +393,19 @@ class ReadoutEncoder(FittedReadout):
         self.map_mean_, self.map_scale_ = self._moments(maps)
         self.context_mean_, self.context_scale_ = (None, None) if second is None else self._moments(second)
         closed = self._closed()
-        groups = subject_columns(self._voxels_, None if closed else self.subjects, Y.shape[1])
-        self.columns_ = np.concatenate(list(groups.values()))
-        self.sizes_ = [len(c) for c in groups.values()]
+        names = (None, None) if closed else (self.subjects, self.regions)
+        options = self.core_options or {}
+        also = str(options.get("experts", "")) if options.get("conditioning") == "experts" else ""
+        self.tasks_, groups = task_columns(self._voxels_, *names, Y.shape[1], also=also)
+        self.spaces_ = channel_labels(X)
+        self.columns_ = np.concatenate(groups)
+        self.sizes_ = [len(c) for c in groups]
         self.model_ = self._build(self.core)
         coords = sample_coords(y, X)
         if closed:
             self._solve(maps, Y, coords)
         else:
-            self._train(maps, second, Y[:, self.columns_], groups, coords, loss, fixed_epochs)
+            self._train(maps, second, Y[:, self.columns_], coords, loss, fixed_epochs)
         self.n_parameters_ = self.model_.n_parameters
         self.seconds_ = time.perf_counter() - begin
         return self
@@ -415,15 +440,13 @@ class ReadoutEncoder(FittedReadout):
         maps: MapArray,
         second: MapArray | None,
         Y: np.ndarray,
-        groups: dict[str, np.ndarray],
         coords: dict[str, np.ndarray],
         loss: Any,
         fixed: Any,
     ) -> None:
         held = None
         if fixed is None:
-            edges = np.cumsum([0, *self.sizes_])
-            places = {k: np.arange(a, b) for k, a, b in zip(groups, edges, edges[1:])}
+            places = np.split(np.arange(Y.shape[1]), np.cumsum(self.sizes_)[:-1])
             held = validation_rows(self.validation, Y, places, coords.get("stimulus"), self.seed)
         taught = Y if held is None else np.delete(Y, held, axis=0)
         blank = np.isnan(taught).all(axis=0)

@@ -181,14 +181,14 @@ Shape = tuple[int, int, int]
 
 
 class EncoderModule(nn.Module):
-    """``y = [readout_s(core(x)) for s in subjects]``, side by side.
+    """``y = [readout_k(core(x, k)) for k in tasks]``, side by side; a task is a subject, or a region of one.
 
     Parameters
     ----------
     core : torch.nn.Module, optional
         None reads the inputs themselves.
     readouts : sequence of Readout
-        One a subject.
+        One a task.
     extent : (float, float)
         Height and width of the core's map in units of its input's.
     """
@@ -201,9 +201,16 @@ class EncoderModule(nn.Module):
         self.readouts = nn.ModuleList(readouts)
         self.extent = extent
 
-    def maps(self, x: Tensor) -> Tensor:
-        """What the readouts read."""
-        return x if self.core is None else self.core(x)
+    @property
+    def conditioned(self) -> bool:
+        """Whether the core's maps depend on the task."""
+        return bool(getattr(self.core, "conditioned", False))
+
+    def maps(self, x: Tensor, task: int = 0) -> Tensor:
+        """What the readout of a task reads."""
+        if self.core is None:
+            return x
+        return self.core(x, task) if self.conditioned else self.core(x)
 
     @property
     def sizes(self) -> list[int]:
@@ -211,40 +218,42 @@ class EncoderModule(nn.Module):
         return [readout.n_voxels for readout in self.each]
 
     def forward(self, x: Tensor, context: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
-        """Outputs (B, V), subject after subject.
+        """Outputs (B, V), task after task.
 
         Parameters
         ----------
         x : Tensor (B, C, H, W)
         context : Tensor (B, Cc, Hc, Wc), optional
-        seen : Tensor (B, subject) of bool, optional
-            Which subjects saw which stimuli; outputs for stimuli that a subject did not see may then be left at 0.
+        seen : Tensor (B, task) of bool, optional
+            Which tasks' subjects saw which stimuli; outputs for stimuli that one did not see may then be left at 0.
         """
-        maps = self.maps(x)
+        shared = None if self.conditioned else self.maps(x)
         if len(self.readouts) == 1:
-            return self.readouts[0](maps, context)
+            return self.readouts[0](self.maps(x) if shared is None else shared, context)
         parts = []
         for number, readout in enumerate(self.readouts):
             rows = None if seen is None or bool(seen[:, number].all()) else torch.nonzero(seen[:, number])[:, 0]
             if rows is None:
-                parts.append(readout(maps, context))
+                parts.append(readout(self.maps(x, number) if shared is None else shared, context))
                 continue
             # A readout without a stimulus takes part with one that counts for nothing: its parameters then have
             # gradients (of 0), which training on several devices needs.
             rows = rows if len(rows) else rows.new_zeros(1)
-            some = readout(maps[rows], None if context is None else context[rows])
-            parts.append(some.new_zeros(len(maps), some.shape[1]).index_copy(0, rows, some))
+            maps = self.maps(x[rows], number) if shared is None else shared[rows]
+            some = readout(maps, None if context is None else context[rows])
+            parts.append(some.new_zeros(len(x), some.shape[1]).index_copy(0, rows, some))
         return torch.cat(parts, dim=1)
 
     def regulariser(self) -> Tensor:
-        """Sum of the readouts' penalties."""
-        penalties = [readout.regulariser() for readout in self.each]
+        """Sum of the readouts' penalties, and the core's."""
+        penalties = [part.regulariser() for part in (*self.each, self.core) if hasattr(part, "regulariser")]
         return penalties[0] if len(penalties) == 1 else torch.stack(penalties).sum()
 
     def constrain(self) -> None:
-        """Parameters of every readout back to where they are legal."""
-        for readout in self.each:
-            readout.constrain()
+        """Parameters of every readout, and of the core, back to where they are legal."""
+        for part in (*self.each, self.core):
+            if hasattr(part, "constrain"):
+                part.constrain()
 
     def start(self, mean: Tensor) -> None:
         """Begin at outputs ``mean`` (V,)."""
@@ -283,8 +292,11 @@ class EncoderModule(nn.Module):
         """S.d. of warps over stimuli (V,) by name, or None where nothing is warped."""
         if not all(hasattr(readout, "warp_spread") for readout in self.readouts):
             return None
-        maps = torch.cat([self.maps(part) for part in x.split(batch_size)])
-        found = [readout.warp_spread(maps, context, batch_size) for readout in self.readouts]  # type: ignore[operator]
+        found = []
+        for number, readout in enumerate(self.each):
+            if not number or self.conditioned:
+                maps = torch.cat([self.maps(part, number) for part in x.split(batch_size)])
+            found.append(readout.warp_spread(maps, context, batch_size))
         return {k: np.concatenate([f[k].cpu().numpy() for f in found]) for k in found[0]}
 
 
@@ -296,15 +308,24 @@ def build_module(
     in_shape: Shape,
     sizes: Sequence[int],
     *,
+    tasks: Sequence[dict[str, str]] = (),
+    spaces: Sequence[str] = (),
     context_shape: Shape | None = None,
     seed: int = 0,
     max_memory: int = 2**28,
 ) -> EncoderModule:
-    """Core and one readout for each number of voxels in ``sizes``; first weights follow from ``seed``."""
+    """Core and one readout for each number of voxels in ``sizes``; first weights follow from ``seed``.
+
+    ``tasks`` are the labels of each, ``spaces`` the feature space of every channel: for cores that take them.
+    """
     given = dict(options or {})
     if context_shape is not None and "context_shape" in keywords(READOUTS[one_of("readout", readout, READOUTS)]):
         given.setdefault("context_shape", context_shape)
-    network, shape, extent = _make_core(core, core_options, in_shape, seed)
+    from neuroenc.encoders.readout.cores import CORES
+
+    known = keywords(CORES[core]) if isinstance(core, str) and core in CORES else ()
+    labels = {name: value for name, value in (("tasks", tasks), ("spaces", spaces)) if name in known and len(value)}
+    network, shape, extent = _make_core(core, {**labels, **(core_options or {})}, in_shape, seed)
     with torch.random.fork_rng(devices=[]):
         readouts = []
         for number, size in enumerate(sizes):

@@ -1,14 +1,16 @@
-"""Training targets: responses with NaN for unseen stimuli, subjects of voxels, validation rows."""
+"""Training targets: responses with NaN for unseen stimuli, tasks of voxels, validation rows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from neuroenc._core.arrays import as_numpy
 from neuroenc._core.checks import make_rng
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders._folds import positions
 from neuroenc.encoders._labels import check_responses
 from neuroenc.encoders.readout._maps import MapArray
@@ -50,16 +52,55 @@ def masked_responses(X: Any, y: Any, maps: MapArray, voxels: dict[str, Any] | No
     return values
 
 
-def subject_columns(voxels: dict[str, Any] | None, name: str | None, n_voxels: int) -> dict[str, np.ndarray]:
-    """Columns of each subject, in the order of their labels; one group where there is no such label."""
-    labels = None if voxels is None or name is None or name not in voxels else np.asarray(voxels[name][1]).astype(str)
-    if labels is None or len(np.unique(labels)) < 2:
-        return {"": np.arange(n_voxels)}
-    return {str(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
+def task_columns(
+    voxels: dict[str, Any] | None, subjects: str | None, regions: str | None, n_voxels: int, also: str = ""
+) -> tuple[list[dict[str, str]], list[np.ndarray]]:
+    """Tasks (labels of a subject, or of its region) and the columns of each, in the order of their labels.
+
+    One task with all columns where voxels have no such labels. Of regions joined by ";" the first counts. ``also`` is
+    one more coordinate to label tasks with, which must not vary within one.
+
+    Raises
+    ------
+    ConfigError
+        Voxels without the coordinate ``regions`` or ``also``, or several values of ``also`` in one task.
+    """
+    known = voxels or {}
+    for what, name in (("regions", regions), ("experts", also)):
+        if name and name not in known and not (name == subjects and what == "experts"):
+            raise ConfigError(unknown_name(f"{what}: coordinate on voxel", name, [k for k in known if k != "voxel"]))
+    names = [name for name in (subjects, regions) if name and name in known]
+    if not names:
+        return [{}], [np.arange(n_voxels)]
+    labels = [np.array([str(v).split(";")[0] if name == regions else str(v) for v in known[name][1]]) for name in names]
+    rows, which = np.unique(np.stack(labels, axis=1), axis=0, return_inverse=True)
+    columns = [np.flatnonzero(which.ravel() == k) for k in range(len(rows))]
+    tasks = [dict(zip(names, map(str, row))) for row in rows]
+    if also and also not in names:
+        for task, own in zip(tasks, columns):
+            found = sorted({str(v) for v in np.asarray(known[also][1])[own]})
+            if len(found) > 1:
+                raise ConfigError(
+                    f"voxels of task {task} have {len(found)} values of {also!r} ({', '.join(found[:3])}); one expert "
+                    f"serves a task. Next step: regions={also!r}, or a coordinate that is constant in a task."
+                )
+            task[also] = found[0]
+    return tasks, columns
+
+
+def label_tasks(values: np.ndarray, tasks: Sequence[dict[str, str]], last: tuple[str, list[str]]) -> xr.DataArray:
+    """Values (task, last) as a labelled array over the tasks' names (subject, roi) and the last dimension."""
+    names = list(tasks[0]) if tasks else []
+    levels = [sorted({task[name] for task in tasks}) for name in names]
+    out = np.full([len(level) for level in levels] + [values.shape[-1]], np.nan, dtype=values.dtype)
+    for task, row in zip(tasks, values):
+        out[tuple(level.index(task[name]) for name, level in zip(names, levels))] = row
+    coords = {**dict(zip(names, levels)), last[0]: last[1]}
+    return xr.DataArray(out, dims=(*names, last[0]), coords=coords)
 
 
 def validation_rows(
-    validation: Any, Y: np.ndarray, groups: dict[str, np.ndarray], stimulus: np.ndarray | None, seed: int
+    validation: Any, Y: np.ndarray, groups: Sequence[np.ndarray], stimulus: np.ndarray | None, seed: int
 ) -> np.ndarray:
     """Rows kept apart: those given, or all rows of a fraction of the stimuli.
 
@@ -74,7 +115,7 @@ def validation_rows(
         raise ConfigError(f"validation={validation} must be a fraction between 0 and 1, or rows.")
     labels = np.arange(n) if stimulus is None else np.asarray(stimulus)
     _, first, code = np.unique(labels, return_index=True, return_inverse=True)
-    saw = np.stack([(~np.isnan(Y[:, columns])).any(axis=1) for columns in groups.values()], axis=1)
+    saw = np.stack([(~np.isnan(Y[:, columns])).any(axis=1) for columns in groups], axis=1)
     by_stimulus = np.zeros((len(first), saw.shape[1]), dtype=bool)
     np.logical_or.at(by_stimulus, code, saw)
     rng = make_rng(seed)

@@ -191,6 +191,34 @@ def warp_section(cells: Cells, warp: xr.Dataset) -> Section | None:
     return Section("warp", "What content does to receptive fields", lead, blocks, nav="Receptive fields")
 
 
+def gates_section(cells: Cells, gates: xr.DataArray) -> Section | None:
+    """What a trunk that is conditioned on subject and region gives every feature space."""
+    groups, said = cells.drawn
+    spaces = [str(name) for name in gates["space"].values]
+    blocks, rows = [], []
+    for cell in gates["cell"].values.tolist():
+        numbers = np.asarray(gates.sel(cell=cell).transpose("space", "voxel").values, float)
+        if not np.isfinite(numbers).any():
+            continue
+        medians = group_medians(numbers, groups)
+        figure = draw_groups(medians, spaces, groups, label="gate", cmap="cividis")
+        words = "; ".join(f"{name} {number(float(m[0]), digits=2)}" for name, m in zip(spaces, medians))
+        alt = f"Gates of {cell}, median over all voxels: {words}."
+        blocks.append(Block(figure, alt, f"Median over voxels. {said}", heading=str(cell)))
+        for name, line in zip(spaces, medians):
+            rows.append(group_table(groups, median=line))
+            rows[-1].insert(0, "cell", cell)
+            rows[-1].insert(1, "space", name)
+    if not blocks:
+        return None
+    blocks.append(Block(table=pd.concat(rows, ignore_index=True), about="every space and group"))
+    lead = (
+        "Weight from 0 to 1 that each subject's region gives a feature space before the trunk that all share. Only "
+        "differences between groups in one row can be read: weights behind a gate scale with it."
+    )
+    return Section("gates", "What each region takes from each feature space", lead, blocks, nav="Gates")
+
+
 def curves_section(cells: Cells, curves: pd.DataFrame) -> Section | None:
     """Validation r by epoch."""
     fits: dict[str, list[pd.DataFrame]] = {}

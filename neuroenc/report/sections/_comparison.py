@@ -35,6 +35,7 @@ def comparison_sections(
     layers: xr.Dataset | None = None,
     layer_table: pd.DataFrame | None = None,
     warp: xr.Dataset | None = None,
+    gates: xr.DataArray | None = None,
     curves: pd.DataFrame | None = None,
     numbers: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -64,6 +65,8 @@ def comparison_sections(
         Best layer of every group, shown with ``layers``.
     warp : xarray.Dataset (cell, voxel), optional
         Spread over stimuli of what moves receptive fields; each variable is shown.
+    gates : xarray.DataArray (cell, space, voxel), optional
+        Weights that a trunk conditioned on subject and region gives the feature spaces.
     curves : pandas.DataFrame, optional
         ``cell, fold, group, candidate, epoch, loss, validation_r``.
     numbers : mapping, optional
@@ -102,6 +105,7 @@ def comparison_sections(
     if curves is not None:
         curves = check_names(curves, _CURVES, "curves", names, ["cell"])
     maps = {"winner": (winner, ["winner"]), "regions": (regions, ["region"]), "warp": (warp, [])}
+    maps["gates"] = None if gates is None else gates.to_dataset(name="gate"), ["gate"]
     for what, (found, wanted) in (maps | {"layers": (layers, ["r", "position"])}).items():
         if found is not None:
             check_same_voxels(found, scores, wanted, what)
@@ -117,6 +121,7 @@ def comparison_sections(
         lambda: shared.regions_section(cells, regions) if regions is not None else None,
         lambda: shared.layers_section(cells, layers, layer_table) if layers is not None else None,
         lambda: shared.warp_section(cells, warp) if warp is not None else None,
+        lambda: shared.gates_section(cells, gates) if gates is not None else None,
         lambda: shared.curves_section(cells, curves) if curves is not None else None,
         lambda: shared.costs_section(cells, table),
     ]

@@ -210,6 +210,9 @@ def tabulate(study: Study) -> dict[str, Any]:
     warp = found.warp_spread()
     if warp is not None:
         parts["warp"] = warp
+    gates = found.gates()
+    if gates is not None:
+        parts["gates"] = gates
     maps: dict[str, xr.Dataset] = {}
     if config.regions:
         spaces = {k: getattr(config.regions, k) for k in ("vision", "dense", "single")}

@@ -192,3 +192,24 @@ def test_linear_by_gradients_is_another_cell_than_ridge():
     )
     assert len(found.curves()) > 0
     assert (found.scores["r"].values > 0.2).all()
+
+
+def test_a_trunk_conditioned_on_subject_and_region_is_a_core_with_gates():
+    features, responses = placed()
+    two = of_two_subjects(responses).assign_coords(roi=("voxel", ["V1", "V4"] * 4))
+    maps = {"m": features["m"].assign_coords(space=("channel", ["early", "late", "late"]))}
+    trunk = {"core": "trunk", "conditioning": "affine+gate", "width": 4, "regions": "roi", "max_epochs": 2}
+    found = compare(
+        maps, ["pooled"], two, cores={"shared": {"core": "trunk", "width": 4}, "conditioned": trunk}, **QUICK
+    )
+    assert found.cells == ["m/shared/pooled", "m/conditioned/pooled"]
+    gates = found.gates()
+    assert gates.dims == ("cell", "space", "voxel")
+    assert gates["space"].values.tolist() == ["early", "late"]
+    own = gates.sel(cell="m/conditioned/pooled")
+    assert ((own > 0) & (own < 1)).all()
+    # Voxels of one subject's region have one gate, other tasks another.
+    assert len(np.unique(own.sel(space="early").values.round(6))) == 4
+    assert gates.sel(cell="m/shared/pooled").isnull().all()
+    with pytest.raises(ConfigError, match="width"):
+        build_cells(["m"], ["pooled"], {"c": {"core": "trunk", "widht": 4}})

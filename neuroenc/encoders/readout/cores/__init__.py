@@ -10,6 +10,6 @@ Examples
 import lazy_loader as _lazy
 
 # Cores are found by name once their files are loaded; a lazy name would leave them out.
-from . import _equivariant, _grid  # noqa: F401
+from . import _equivariant, _grid, _trunk  # noqa: F401
 
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -15,3 +15,4 @@ from ._equivariant import (
     ring_basis as ring_basis,
 )
 from ._grid import GridCore as GridCore
+from ._trunk import TrunkCore as TrunkCore

@@ -58,6 +58,11 @@ class Core(nn.Module, ABC):
         DataError
             Another shape, or integers.
         """
+        self.check(x)
+        return self.run(x)
+
+    def check(self, x: Tensor) -> None:
+        """Raise DataError for inputs of another shape, or integers."""
         if x.ndim != 4 or tuple(x.shape[1:]) != self.in_shape:
             raise DataError(
                 f"inputs have shape {tuple(x.shape)}; this core was built for (batch, {self.in_shape[0]}, "
@@ -65,7 +70,6 @@ class Core(nn.Module, ABC):
             )
         if not x.is_floating_point():
             raise DataError(f"inputs are {x.dtype}, expected floating point. Next step: x.float(), standardised.")
-        return self.run(x)
 
     @abstractmethod
     def run(self, x: Tensor) -> Tensor:
@@ -84,7 +88,7 @@ def register_core(cls: type[Core]) -> type[Core]:
     --------
     >>> from neuroenc.encoders.readout.cores import CORES
     >>> sorted(CORES)
-    ['equivariant', 'grid', 'plain']
+    ['equivariant', 'grid', 'plain', 'trunk']
     """
     if not cls.name or cls.name in CORES:
         raise ConfigError(f"core name {cls.name!r} is empty or taken.")
@@ -98,7 +102,7 @@ def make_core(name: str, in_shape: Sequence[int], seed: int = 0, *, frozen: bool
     Parameters
     ----------
     name : str
-        One of `CORES`: "equivariant", "plain", "grid".
+        One of `CORES`: "equivariant", "plain", "grid", "trunk".
     in_shape : (int, int, int)
         Channels, height and width of the inputs.
     seed : int
