@@ -248,25 +248,32 @@ def test_a_run_that_was_killed_after_the_reading_does_not_read_again(done, tmp_p
         assert one == two, name
 
 
+LESS = [
+    "data.options.n_subjects=1",
+    "stability.folds=0",
+    "stability.halves=0",
+    "grounding.enabled=false",
+    "analysis.words=none",
+]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """Captions of one subject that are retrieved."""
+    out = tmp_path_factory.mktemp("told")
+    return out, caption(small(*LESS, "decoder.kind=retrieval"), out, progress=False, say=lambda _: None)
+
+
 @pytest.mark.parametrize(
-    ("overrides", "column"),
-    [
-        (["decoder.kind=retrieval"], "caption_id"),
-        (["decoder.kind=corpus", "projection.method=nearest"], "caption_id"),
-    ],
+    "overrides", [["decoder.kind=retrieval"], ["decoder.kind=corpus", "projection.method=nearest"]]
 )
-def test_other_decoders_and_projections(tmp_path, overrides, column):
-    few = [
-        "data.options.n_subjects=1",
-        "stability.folds=0",
-        "stability.halves=0",
-        "grounding.enabled=false",
-    ]
-    config = small(*few, "analysis.words=none", *overrides)
-    summary = caption(config, tmp_path, progress=False, say=lambda _: None)
+def test_other_decoders_and_projections(told, tmp_path, overrides):
+    # Data, fits and scores are those of the first.
+    shutil.copytree(told[0] / ".steps", tmp_path / ".steps")
+    summary = caption(small(*LESS, *overrides), tmp_path, progress=False, say=lambda _: None)
     study = CaptionStudy.load(tmp_path / "study")
     assert summary["planted_family_named"] > 0.7
-    assert (study.captions[column] != "").all()
+    assert (study.captions["caption_id"] != "").all()
     assert study.stability is None
     assert study.phrases is None
 
@@ -284,26 +291,18 @@ def test_captions_that_are_written_under_the_checkers_eyes_have_fewer_unsupporte
     assert found["hallucination_rate"] < 0.7 * summary["hallucination_rate"]
 
 
-def test_another_bank_of_the_same_name_and_size_is_noticed(tmp_path, monkeypatch):
-    few = [
-        "data.options.n_subjects=1",
-        "stability.folds=0",
-        "stability.halves=0",
-        "grounding.enabled=false",
-    ]
-    config = small(*few, "analysis.words=none", "decoder.kind=retrieval")
-
+def test_another_bank_of_the_same_name_and_size_is_noticed(told, tmp_path, monkeypatch):
     def turned(*args):
         bank = read_bank(*args)
         raw = np.random.default_rng(0).permuted(np.asarray(bank.embeddings), axis=1)
         return Bank(as_bank(raw, ids=bank.stimuli.ids), bank.stimuli, bank.name)
 
-    caption(config, tmp_path, progress=False, say=lambda _: None)
-    one = CaptionStudy.load(tmp_path / "study")
+    one = CaptionStudy.load(told[0] / "study")
+    shutil.copytree(told[0], tmp_path / "out")
     monkeypatch.setattr("neuroenc.study.stages.bank._bank", turned)
     lines = []
-    caption(config, tmp_path, progress=False, say=lines.append)
-    two = CaptionStudy.load(tmp_path / "study")
+    caption(small(*LESS, "decoder.kind=retrieval"), tmp_path / "out", progress=False, say=lines.append)
+    two = CaptionStudy.load(tmp_path / "out" / "study")
     assert one.settings["bank"]["name"] == two.settings["bank"]["name"]
     assert one.provenance["bank"] != two.provenance["bank"]
     assert (one.captions["score"] != two.captions["score"]).all()

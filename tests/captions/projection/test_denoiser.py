@@ -34,9 +34,12 @@ TEMPERATURE = 0.05
 FIT = {"steps": 1500, "batch_size": 128, "lr": 2e-3}
 
 
+NETWORK = pytest.param("diffusion", marks=pytest.mark.slow)
+
+
 def failed(reason):
     """The network, where a margin fails for it."""
-    return pytest.param("diffusion", marks=pytest.mark.xfail(reason=reason))
+    return pytest.param("diffusion", marks=[pytest.mark.slow, pytest.mark.xfail(reason=reason)])
 
 
 def unit(rows):
@@ -76,7 +79,7 @@ def denoisers(mixture):
     small = {"width": 64, "depth": 2, "device": "cpu"}
     return {
         "empirical": ConceptDenoiser("empirical", device="cpu").fit(mixture.bank),
-        "diffusion": ConceptDenoiser(**small).fit(mixture.bank, **FIT),
+        "diffusion": ConceptDenoiser(**small).fit(mixture.bank, **FIT | {"steps": 50}),
         "regression": ConceptDenoiser("regression", **small).fit(mixture.bank, steps=5),
     }
 
@@ -87,9 +90,22 @@ def regression(mixture):
 
 
 @pytest.fixture(scope="module")
-def draws(mixture, denoisers):
-    kinds = ("empirical", "diffusion")
-    return {k: denoisers[k].sample(mixture.coef, n_samples=64, temperature=TEMPERATURE).values for k in kinds}
+def network(mixture):
+    """Trained to the end, which takes half a minute: for the slow tests."""
+    return ConceptDenoiser(width=64, depth=2, device="cpu").fit(mixture.bank, **FIT)
+
+
+@pytest.fixture(scope="module")
+def draws(mixture, denoisers, request):
+    found = {}
+
+    def of(kind):
+        if kind not in found:
+            denoiser = request.getfixturevalue("network") if kind == "diffusion" else denoisers[kind]
+            found[kind] = denoiser.sample(mixture.coef, n_samples=64, temperature=TEMPERATURE).values
+        return found[kind]
+
+    return of
 
 
 # On the mixture world
@@ -103,9 +119,9 @@ def test_mean_of_a_bimodal_voxel_is_short_and_off_the_manifold(mixture, temperat
     assert (on_manifold(mean, mixture.bank)["ratio"] > 1.2).all()
 
 
-@pytest.mark.parametrize("kind", ["empirical", "diffusion"])
+@pytest.mark.parametrize("kind", ["empirical", NETWORK])
 def test_draws_are_as_near_to_images_as_images_are_to_each_other(mixture, draws, kind):
-    found = on_manifold(draws[kind].reshape(-1, WIDTH), mixture.bank)
+    found = on_manifold(draws(kind).reshape(-1, WIDTH), mixture.bank)
     assert float(np.median(found["ratio"])) <= 1.2, float(np.median(found["ratio"]))
 
 
@@ -114,16 +130,17 @@ def test_draws_are_as_near_to_images_as_images_are_to_each_other(mixture, draws,
     ["empirical", failed("13 of 15 voxels; the others 80:20 and 73:27 (14 of 15 after 5000 steps instead of 1500)")],
 )
 def test_both_modes_are_drawn(mixture, draws, kind):
-    modes = mixture.modes(draws[kind])
+    modes = mixture.modes(draws(kind))
     for pair, found in zip(mixture.pairs, modes):
         share = [np.mean(found == m) for m in pair]
         assert sum(share) >= 0.9, (pair, share)
         assert 0.3 <= min(share) <= max(share) <= 0.7, (pair, share)
 
 
+@pytest.mark.slow
 def test_both_modes_are_drawn_by_the_network_from_most_voxels(mixture, draws):
     # Added after the margin above had failed for 2 of 15 voxels.
-    first = np.mean(mixture.modes(draws["diffusion"]) == np.array(mixture.pairs)[:, :1], axis=1)
+    first = np.mean(mixture.modes(draws("diffusion")) == np.array(mixture.pairs)[:, :1], axis=1)
     assert np.mean((first >= 0.3) & (first <= 0.7)) >= 0.8, first
 
 
@@ -133,24 +150,26 @@ def test_both_modes_are_drawn_by_the_network_from_most_voxels(mixture, draws):
 )
 def test_no_draw_promises_more_than_images_do(mixture, draws, kind):
     natural = (unit(mixture.bank) @ mixture.coef).max(axis=0)
-    predicted = np.einsum("vsd,dv->vs", draws[kind], mixture.coef)
+    predicted = np.einsum("vsd,dv->vs", draws(kind), mixture.coef)
     assert np.mean(predicted > natural[:, None] + 1e-4) <= 0.05
     # The mean of both modes, at unit norm, does promise more.
     mean = project(mixture.coef, mixture.bank, temperature=0.3, progress=False)
     assert (mean["projected_predicted"].values > natural).all()
 
 
+@pytest.mark.slow
 def test_a_learned_denoiser_does_not_copy_and_an_exact_one_does(mixture, draws):
     learned, exact = (
-        copying(draws[k].reshape(-1, WIDTH), mixture.bank, mixture.held_out) for k in ("diffusion", "empirical")
+        copying(draws(k).reshape(-1, WIDTH), mixture.bank, mixture.held_out) for k in ("diffusion", "empirical")
     )
     assert learned["copies"] <= 0.01, learned
     assert min(exact["copies"], exact["nearer_to_train"]) >= 0.99, exact
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(reason="62 % of draws are nearer to the 1200 training images (50 % with the world's 14 000)")
 def test_learned_draws_are_as_near_to_images_that_were_not_fitted(mixture, draws):
-    found = copying(draws["diffusion"].reshape(-1, WIDTH), mixture.bank, mixture.held_out)
+    found = copying(draws("diffusion").reshape(-1, WIDTH), mixture.bank, mixture.held_out)
     assert 0.4 <= found["nearer_to_train"] <= 0.6, found
 
 
@@ -170,8 +189,8 @@ def contrast(mixture, denoiser):
 @pytest.mark.xfail(
     reason="0.862 for a draw, 0.903 for the mean: a draw of one mode is far from truths of the other, the mean is not",
 )
-def test_contrastive_accuracy_of_diffusion_beats_squared_error(mixture, denoisers, regression):
-    found = {"diffusion": contrast(mixture, denoisers["diffusion"]), "regression": contrast(mixture, regression)}
+def test_contrastive_accuracy_of_diffusion_beats_squared_error(mixture, network, regression):
+    found = {"diffusion": contrast(mixture, network), "regression": contrast(mixture, regression)}
     assert found["diffusion"] > found["regression"], found
 
 
@@ -183,16 +202,15 @@ def test_regression_gives_the_mean(mixture, regression):
     assert np.median((out[:, 0].values * mean).sum(axis=1)) > 0.95
 
 
-def test_guidance_and_a_low_temperature_raise_predicted_responses(mixture, denoisers):
-    net = denoisers["diffusion"]
-
+@pytest.mark.slow
+def test_guidance_and_a_low_temperature_raise_predicted_responses(mixture, network):
     def predicted(**settings):
-        found = net.sample(mixture.coef, n_samples=16, n_steps=20, **settings).values
+        found = network.sample(mixture.coef, n_samples=16, n_steps=20, **settings).values
         return np.einsum("vsd,dv->vs", found, mixture.coef).mean()
 
     assert predicted(temperature=1 / 1500) > predicted(temperature=0.1)
     assert predicted(temperature=0.1, guidance=2.0) > predicted(temperature=0.1)
-    free = net.sample(mixture.coef, n_samples=64, n_steps=20, guidance=0.0).values
+    free = network.sample(mixture.coef, n_samples=64, n_steps=20, guidance=0.0).values
     assert len(np.unique(mixture.modes(free))) == CLUSTERS
 
 
