@@ -420,3 +420,17 @@ def test_gates_are_shown_for_the_cells_that_have_them(parts, tmp_path):
     assert cells[1] in page.words["gates"]
     assert cells[2] not in page.words["gates"]
     assert "gates" not in write(tmp_path, scores=parts["scores"], table=parts["table"], gates=gates * np.nan).sections
+
+
+def test_conflict_between_tasks_is_a_matrix_for_each_cell(parts, tmp_path):
+    cells = parts["scores"]["cell"].values.tolist()[:2]
+    values = np.full((2, 3, 3), np.nan)
+    values[0], values[1, :2, :2] = np.eye(3) - 0.25, [[1, 0.5], [0.5, 1]]
+    names = ["one", "two", EVIL]
+    conflict = xr.DataArray(
+        values, dims=("cell", "task", "other"), coords={"cell": cells, "task": names, "other": names}
+    )
+    page = write(tmp_path, scores=parts["scores"], table=parts["table"], conflict=conflict)
+    assert page.sections == ["accuracy", "conflict", "costs", "origin"]
+    assert "3 of 3 pairs are below 0" in page.words["conflict"]
+    assert "0 of 1 pairs are below 0" in page.words["conflict"]

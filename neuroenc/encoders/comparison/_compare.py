@@ -155,8 +155,6 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     # The same rates over the same epochs; more rows make these epochs longer, and nothing is stopped on the test.
     final.fit(X, Y, context=context, fixed_epochs=chosen.schedule_ if len(chosen.schedule_) else 1)
     last = time.perf_counter() - begin
-    T = source.features(cell.features, rows.test)
-    context = source.features(cell.context, rows.test) if cell.context else None
     record = {
         "n_candidates": len(job.candidates),
         "n_parameters": int(final.n_parameters_),
@@ -165,6 +163,11 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
         "chosen": job.candidates[best],
         "candidate_r": [t[0] for t in tried],
     }
+    if len(final.tasks_) > 1 and final.model_.core is not None and final.model_.core.n_parameters:
+        conflict = final.gradient_conflict(X, Y, context=context)
+        record["conflict"] = {"tasks": conflict["task"].values.tolist(), "cosines": conflict.values.tolist()}
+    T = source.features(cell.features, rows.test)
+    context = source.features(cell.context, rows.test) if cell.context else None
     curves = [{"candidate": n, **row} for n, t in enumerate(tried) for row in t[2].curves_.to_dict("records")]
     extras = _extras(final, T, context, len(job.voxels))
     return Fitted(_predict(final, T, context), validation_r, record, curves, extras)

@@ -328,6 +328,22 @@ class Comparison:
             .transpose("cell", "space", "voxel")
         )
 
+    def gradient_conflict(self) -> xr.DataArray | None:
+        """Cosines (cell, task, other) of the gradients that tasks ask of a shared core, mean over folds.
+
+        At the weights that predicted, over training rows; see `ReadoutEncoder.gradient_conflict`. None where no cell
+        trains a core for several tasks.
+        """
+        found = []
+        for cell in self.cells:
+            parts = [fitted.record["conflict"] for _, fitted in self._fits(cell) if "conflict" in fitted.record]
+            if parts:
+                names = parts[0]["tasks"]
+                mean = np.mean([part["cosines"] for part in parts], axis=0)
+                found.append(xr.DataArray(mean, dims=("task", "other"), coords={"task": names, "other": names}))
+                found[-1] = found[-1].assign_coords(cell=cell)
+        return xr.concat(found, "cell", join="outer").rename("cosine") if found else None
+
     def receptive_fields(self) -> xr.Dataset | None:
         """Centre and size of receptive fields (cell, voxel), mean over folds; None where no readout has them."""
         found = self._per_voxel("rf_")

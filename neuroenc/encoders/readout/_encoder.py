@@ -19,7 +19,15 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
 from neuroenc.data import align
 from neuroenc.encoders._base import LinearEncoder
-from neuroenc.encoders._labels import channel_labels, describe_features, match_features, sample_coords, wrap
+from neuroenc.encoders._labels import (
+    channel_labels,
+    describe_features,
+    match_features,
+    measured_responses,
+    sample_coords,
+    wrap,
+)
+from neuroenc.encoders.readout._balance import gradient_cosines
 from neuroenc.encoders.readout._linear import LinearReadout, raw_weights, solve_ridge
 from neuroenc.encoders.readout._losses import make_loss
 from neuroenc.encoders.readout._maps import MapArray, Maps, as_maps, map_moments
@@ -164,6 +172,37 @@ class FittedReadout(LinearEncoder):
         values = core.gates().cpu().numpy()
         return label_tasks(values, self.tasks_, ("space", core.spaces)).rename("gates")
 
+    def gradient_conflict(self, X: Any, Y: Any, context: Any = None, *, max_rows: int = 512) -> xr.DataArray:
+        """Cosines (task, other) between the gradients of the shared core that tasks ask for.
+
+        Below 0, what helps one task hurts the other. At the optimum of all the gradients of two tasks cancel whatever
+        they share: look early, after a fit of a few ``fixed_epochs``.
+
+        Parameters
+        ----------
+        X, Y, context : arrays
+            As in `fit`, and the same voxels.
+        max_rows : int
+            Rows of each task that its gradient is taken over.
+
+        Raises
+        ------
+        ConfigError
+            No core, or one without parameters to train.
+        """
+        maps, second = self._new(X, context)
+        core = self.model_.core
+        if core is None or not any(p.requires_grad for p in core.parameters()):
+            raise ConfigError(f"core {self.core!r} has no shared parameters. Next step: core='trunk'.")
+        expected = (len(maps), len(self.columns_))
+        measured = measured_responses(X, Y, expected, self._voxels_, self._space_)
+        loss = make_loss(self.loss)
+        self.model_.to(maps.device)
+        values = np.asarray(measured, dtype=np.float32)[:, self.columns_]
+        found = gradient_cosines(self.model_, maps, values, second, loss, self.batch_size, max_rows)
+        names = ["/".join(task.values()) or "all" for task in self.tasks_]
+        return xr.DataArray(found, dims=("task", "other"), coords={"task": names, "other": names}, name="cosine")
+
     def warp_spread(self, X: Any, context: Any = None) -> xr.Dataset | None:
         """How much each voxel's mask moves with content (s.d. over ``X``), or None where nothing moves."""
         maps, second = self._new(X, context)
@@ -228,7 +267,7 @@ class FittedReadout(LinearEncoder):
 _CURVES = ("epoch", "loss", "penalty", "validation_r", "lr", "seconds")
 # Settings that are handed on as they are: to `RidgeEncoder`, and to `train`.
 _OF_RIDGE = ("alphas", "max_memory", "device", "checkpoint", "progress")
-_OF_DESCENT = ("optimiser", "lr", "weight_decay", "batch_size", "accumulate", "precision")
+_OF_DESCENT = ("optimiser", "lr", "weight_decay", "batch_size", "accumulate", "precision", "balanced", "sampling")
 _OF_STOPPING = ("max_epochs", "patience", "lr_cuts")
 _OF_RUN = ("seed", "device", "checkpoint", "accelerator", "progress")
 
@@ -263,7 +302,8 @@ class ReadoutEncoder(FittedReadout):
     solver : {"auto", "closed", "gradient"}
         ``"auto"`` is the closed form where there is one: readouts "linear" and "pooled" on frozen features with loss
         "mse", a squared penalty, and no ``alpha`` among the readout's options (which trains by gradients with it).
-    optimiser, lr, weight_decay, batch_size, accumulate, max_epochs, patience, lr_cuts, precision, accelerator
+    optimiser, lr, weight_decay, batch_size, accumulate, max_epochs, patience, lr_cuts, precision, balanced, sampling,
+    accelerator
         See `neuroenc.encoders.readout.train`.
     validation : float or array of rows
         Fraction of the stimuli that early stopping looks at, or rows. The closed form does not need it.
@@ -347,6 +387,8 @@ class ReadoutEncoder(FittedReadout):
     cv: Any = 5
     device: str = "auto"
     precision: str = "32"
+    balanced: bool = False
+    sampling: Any = "rows"
     accelerator: Any = None
     seed: int = 0
     max_memory: str | int | None = None

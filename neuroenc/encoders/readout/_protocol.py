@@ -191,15 +191,22 @@ class EncoderModule(nn.Module):
         One a task.
     extent : (float, float)
         Height and width of the core's map in units of its input's.
+    subjects : sequence of str
+        Of every task; each a subject of its own where left out.
     """
 
     def __init__(
-        self, core: nn.Module | None, readouts: Sequence[Readout], extent: tuple[float, float] = (1.0, 1.0)
+        self,
+        core: nn.Module | None,
+        readouts: Sequence[Readout],
+        extent: tuple[float, float] = (1.0, 1.0),
+        subjects: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.core = core
         self.readouts = nn.ModuleList(readouts)
         self.extent = extent
+        self.subjects = list(subjects) or [str(k) for k in range(len(readouts))]
 
     @property
     def conditioned(self) -> bool:
@@ -217,7 +224,13 @@ class EncoderModule(nn.Module):
         """Voxels of each readout."""
         return [readout.n_voxels for readout in self.each]
 
-    def forward(self, x: Tensor, context: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        seen: Tensor | None = None,
+        only: Sequence[int] | None = None,
+    ) -> Tensor:
         """Outputs (B, V), task after task.
 
         Parameters
@@ -226,12 +239,17 @@ class EncoderModule(nn.Module):
         context : Tensor (B, Cc, Hc, Wc), optional
         seen : Tensor (B, task) of bool, optional
             Which tasks' subjects saw which stimuli; outputs for stimuli that one did not see may then be left at 0.
+        only : sequence of int, optional
+            Tasks to compute; outputs of the others are 0, without gradients.
         """
         shared = None if self.conditioned else self.maps(x)
         if len(self.readouts) == 1:
             return self.readouts[0](self.maps(x) if shared is None else shared, context)
         parts = []
         for number, readout in enumerate(self.readouts):
+            if only is not None and number not in only:
+                parts.append(x.new_zeros(len(x), self.sizes[number]))
+                continue
             rows = None if seen is None or bool(seen[:, number].all()) else torch.nonzero(seen[:, number])[:, 0]
             if rows is None:
                 parts.append(readout(self.maps(x, number) if shared is None else shared, context))
@@ -244,9 +262,10 @@ class EncoderModule(nn.Module):
             parts.append(some.new_zeros(len(x), some.shape[1]).index_copy(0, rows, some))
         return torch.cat(parts, dim=1)
 
-    def regulariser(self) -> Tensor:
-        """Sum of the readouts' penalties, and the core's."""
-        penalties = [part.regulariser() for part in (*self.each, self.core) if hasattr(part, "regulariser")]
+    def regulariser(self, only: Sequence[int] | None = None) -> Tensor:
+        """Sum of the penalties of the readouts (those of ``only`` some tasks), and of the core."""
+        readouts = self.each if only is None else [self.each[k] for k in only]
+        penalties = [part.regulariser() for part in (*readouts, self.core) if hasattr(part, "regulariser")]
         return penalties[0] if len(penalties) == 1 else torch.stack(penalties).sum()
 
     def constrain(self) -> None:
@@ -332,7 +351,8 @@ def build_module(
             # A seed of its own for each subject: who else is in the data does not change a subject's start.
             torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
             readouts.append(make_readout(readout, shape, size, **{"max_memory": max_memory, **given}))
-    return EncoderModule(network, readouts, extent)
+    subjects = [next(iter(task.values()), "") for task in tasks]
+    return EncoderModule(network, readouts, extent, subjects)
 
 
 def _make_core(

@@ -22,6 +22,7 @@ from neuroenc._core.files import hash_array
 from neuroenc._core.progress import progress as bar
 from neuroenc._core.store import content_key
 from neuroenc.encoders._folds import positions
+from neuroenc.encoders.readout._balance import Balance, balance_of
 from neuroenc.encoders.readout._losses import Loss, make_loss
 from neuroenc.encoders.readout._maps import Maps
 
@@ -62,6 +63,7 @@ class Engine:
         device: torch.device,
         accelerator: Any,
         evaluation_batch: int,
+        balance: Balance | None,
     ) -> None:
         one_of("optimiser", optimiser, _OPTIMISERS)
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -85,6 +87,9 @@ class Engine:
         self.world = 1 if accelerator is None else int(accelerator.num_processes)
         self.rank = 0 if accelerator is None else int(accelerator.process_index)
         # With several subjects most stimuli were seen by one of them: the others' readouts need not be computed.
+        self.balance = balance
+        if balance is not None and self.world > 1:
+            raise ConfigError(f"balanced=True trains on one process; found {self.world}. Next step: balanced=False.")
         sizes = getattr(model, "sizes", None)
         self._subjects: Any = sizes if sizes is not None and len(sizes) > 1 else None
         self._frozen = [part for part in model.modules() if getattr(part, "frozen", False)]
@@ -106,9 +111,16 @@ class Engine:
         for group in self.optimiser.param_groups:
             group["lr"] = lr
 
-    def step(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """One step on ``rows``; returns this process' loss and the penalty, both summed over voxels."""
+    def step(self, rows: Tensor, group: int | None = None) -> tuple[Tensor, Tensor]:
+        """One step on ``rows``; returns this process' loss and the penalty, both summed over voxels.
+
+        With a ``group`` the others' readouts take no part, and the core's gradient has one length for all groups.
+        """
         y = self.targets[rows.to(self.targets.device)].to(self.device, non_blocking=True)
+        only = None
+        if group is not None and self.balance is not None:
+            only = self.balance.tasks[group]
+            y[:, torch.as_tensor(self.balance.others[group], device=y.device)] = torch.nan
         parts = list(zip(rows.split(self.batch_size), y.split(self.batch_size)))
         count = (~torch.isnan(y)).sum(dim=0) if len(parts) * self.world > 1 else None
         self.optimiser.zero_grad(set_to_none=True)
@@ -118,19 +130,24 @@ class Engine:
             last = number == len(parts) - 1
             wait = self.accelerator is not None and self.world > 1 and not last
             with self.accelerator.no_sync(self.model) if wait else nullcontext():
-                value = self._part(index, target, count)
+                value = self._part(index, target, count, only)
                 total += value.detach()
                 # Gradients are averaged over processes, and the loss is a sum over all of them.
                 value = value * self.world
                 if last and hasattr(self.bare, "regulariser"):
-                    extra = self.bare.regulariser()
+                    extra = self.bare.regulariser() if only is None else self.bare.regulariser(only)
                     penalty = extra.detach()
                     value = value + extra
                 self._backward(value)
+        if group is not None and self.balance is not None:
+            gradients = [p.grad for p in self.bare.core.parameters() if p.grad is not None] if self.bare.core else []
+            if gradients:
+                length = torch.stack(torch._foreach_norm(gradients)).norm().clamp(min=1e-20)
+                torch._foreach_mul_(gradients, self.balance.weights[group] / length)
         self._update()
         return total, penalty
 
-    def _part(self, index: Tensor, target: Tensor, count: Tensor | None) -> Tensor:
+    def _part(self, index: Tensor, target: Tensor, count: Tensor | None, only: Any = None) -> Tensor:
         if self.world > 1:
             index, target = index[self.rank :: self.world], target[self.rank :: self.world]
             if not len(index):
@@ -138,7 +155,9 @@ class Engine:
                 index, target = torch.zeros(1, dtype=torch.long), target.new_full((1, self.targets.shape[1]), torch.nan)
         x = self.inputs.rows(index)
         more: list[Any] = [] if self.context is None else [self.context.rows(index)]
-        extra = {} if self._subjects is None else {"seen": self._seen(target)}
+        extra: dict[str, Any] = {} if self._subjects is None else {"seen": self._seen(target)}
+        if only is not None:
+            extra["only"] = only
         with self.autocast():
             pred = self.model(x, *more, **extra)
         if pred.shape != target.shape:
@@ -273,7 +292,10 @@ class Run:
         engine.set_lr(rate)
         engine.training()
         order = np.random.default_rng([self.seed, state.epoch]).permutation(self.taught)
-        steps = torch.as_tensor(order).split(engine.batch_size * engine.accumulate)
+        size = engine.batch_size * engine.accumulate
+        steps: list[tuple[Any, ...]] = [(rows,) for rows in torch.as_tensor(order).split(size)]
+        if engine.balance is not None:
+            steps = engine.balance.steps(size, np.random.default_rng([self.seed, state.epoch]))
         device = engine.device
         sums = torch.zeros(2, dtype=torch.float64, device=device)
         noise = np.random.SeedSequence([self.seed, state.epoch, engine.rank]).generate_state(1)[0]
@@ -281,14 +303,15 @@ class Run:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int(noise))
             for rows in steps:
-                sums += torch.stack(engine.step(rows)).double()
+                sums += torch.stack(engine.step(*rows)).double()
         value, penalty = engine.totals(*sums)
         if not np.isfinite(value + penalty):
             raise DataError(
                 f"the loss is not finite in epoch {state.epoch + 1} (loss {value}, penalty {penalty}; lr {rate}). "
                 "Next step: a lower lr, or standardised inputs and responses."
             )
-        count = len(steps) * engine.targets.shape[1]
+        n_voxels = engine.targets.shape[1]
+        count = sum(n_voxels if engine.balance is None else engine.balance.n_voxels(step[1]) for step in steps)
         state.epoch += 1
         state.n_steps += len(steps)
         state.path.append(rate)
@@ -366,6 +389,8 @@ def train(
     lr_cuts: int = 1,
     fixed_epochs: Any = None,
     precision: str = "32",
+    balanced: bool = False,
+    sampling: Any = "rows",
     seed: int = 0,
     device: Any = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
@@ -415,6 +440,12 @@ def train(
         each (``TrainResult.schedule``).
     precision : {"32", "bf16"}
         Of the forward pass; weights and loss stay in single precision.
+    balanced : bool
+        One subject a step, and its gradient of the shared core scaled to one length over its sampling probability
+        before it enters the optimiser's moments: subjects of louder responses or more voxels then weigh no more than
+        others. Without several subjects behind a core there is nothing to balance.
+    sampling : "rows", "equal" or mapping
+        How often a balanced step is a subject's: by its rows, alike, or probabilities by subject.
     seed : int
     device : str or torch.device
         ``"auto"`` is a GPU if torch sees one. The accelerator's, if there is one.
@@ -473,9 +504,23 @@ def train(
     stop = {"max_epochs": max_epochs, "patience": patience, "lr_cuts": lr_cuts, "schedule": schedule, "seed": seed}
     store = None
     if checkpoint is not None:
-        key = {"loss": loss.name, **descent, **stop, "inputs": x.hash(), "context": second.hash() if second else ""}
+        mixed = {"balanced": True, "sampling": sampling} if balanced else {}
+        key = {
+            "loss": loss.name,
+            **descent,
+            **stop,
+            **mixed,
+            "inputs": x.hash(),
+            "context": second.hash() if second else "",
+        }
         store = Checkpoint(checkpoint, {**key, "data": hash_array(y, held, taught), "start": _hash_model(model)})
-    where = {"device": place, "accelerator": accelerator, "evaluation_batch": evaluation_batch or batch_size}
+    balance = balance_of(model, y, taught, sampling) if balanced else None
+    where = {
+        "balance": balance,
+        "device": place,
+        "accelerator": accelerator,
+        "evaluation_batch": evaluation_batch or batch_size,
+    }
     engine = Engine(model, x, y, second, loss=loss, **descent, **where)
     run = Run(engine, store, y[held] if len(held) else None, torch.as_tensor(held), taught, seed)
     return run.run(lr, max_epochs, patience, lr_cuts, schedule, progress)

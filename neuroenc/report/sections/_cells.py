@@ -219,6 +219,28 @@ def gates_section(cells: Cells, gates: xr.DataArray) -> Section | None:
     return Section("gates", "What each region takes from each feature space", lead, blocks, nav="Gates")
 
 
+def conflict_section(conflict: xr.DataArray) -> Section:
+    """Whether subjects and regions pull the core that they share the same way."""
+    blocks, rows = [], []
+    for cell in conflict["cell"].values.tolist():
+        one = conflict.sel(cell=cell).dropna("task", how="all").dropna("other", how="all")
+        names = [str(name) for name in one["task"].values]
+        values = np.asarray(one.transpose("task", "other").values, float)
+        figure = draw_matrix(values, names, names, label="cosine", cmap="RdBu_r", limits=(-1.0, 1.0))
+        at = np.tril_indices(len(names), -1)
+        low = int((values[at] < 0).sum())
+        alt = f"Cosines of gradients, {cell}: {low} of {len(at[0])} pairs of tasks below 0."
+        blocks.append(Block(figure, alt, f"{low} of {len(at[0])} pairs are below 0.", heading=str(cell)))
+        rows += [(cell, names[i], names[j], values[i, j]) for i, j in zip(*at)]
+    table = pd.DataFrame(rows, columns=["cell", "task", "other", "cosine"])
+    blocks.append(Block(table=table, about="every pair of tasks", opened=False))
+    lead = (
+        "Cosine between the gradients of the shared core that two tasks (subjects, or regions of them) ask for, over "
+        "training stimuli at the final weights. Below 0, what helps one hurts the other."
+    )
+    return Section("conflict", "Do tasks agree on the core they share?", lead, blocks, nav="Conflict")
+
+
 def curves_section(cells: Cells, curves: pd.DataFrame) -> Section | None:
     """Validation r by epoch."""
     fits: dict[str, list[pd.DataFrame]] = {}

@@ -36,6 +36,7 @@ def comparison_sections(
     layer_table: pd.DataFrame | None = None,
     warp: xr.Dataset | None = None,
     gates: xr.DataArray | None = None,
+    conflict: xr.DataArray | None = None,
     curves: pd.DataFrame | None = None,
     numbers: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -67,6 +68,8 @@ def comparison_sections(
         Spread over stimuli of what moves receptive fields; each variable is shown.
     gates : xarray.DataArray (cell, space, voxel), optional
         Weights that a trunk conditioned on subject and region gives the feature spaces.
+    conflict : xarray.DataArray (cell, task, other), optional
+        Cosines between the gradients that subjects (or their regions) ask of the core they share.
     curves : pandas.DataFrame, optional
         ``cell, fold, group, candidate, epoch, loss, validation_r``.
     numbers : mapping, optional
@@ -122,6 +125,7 @@ def comparison_sections(
         lambda: shared.layers_section(cells, layers, layer_table) if layers is not None else None,
         lambda: shared.warp_section(cells, warp) if warp is not None else None,
         lambda: shared.gates_section(cells, gates) if gates is not None else None,
+        lambda: shared.conflict_section(conflict) if conflict is not None else None,
         lambda: shared.curves_section(cells, curves) if curves is not None else None,
         lambda: shared.costs_section(cells, table),
     ]

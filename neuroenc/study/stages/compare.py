@@ -203,16 +203,16 @@ def tabulate(study: Study) -> dict[str, Any]:
     """Tables of a comparison: fits, curves, regions, layers; written to the study's folder where it has one."""
     config, found, folder = study.table("compare"), study.comparison, study.out
     parts: dict[str, Any] = {"summary": {}}
-    tables = {"fits": found.records().drop(columns=["chosen", "candidate_r"], errors="ignore")}
+    tables = {"fits": found.records().drop(columns=["chosen", "candidate_r", "conflict"], errors="ignore")}
     curves = found.curves().drop(columns="seconds", errors="ignore")
     if len(curves):
         tables["curves"] = parts["curves"] = curves
     warp = found.warp_spread()
     if warp is not None:
         parts["warp"] = warp
-    gates = found.gates()
-    if gates is not None:
-        parts["gates"] = gates
+    for name, values in (("gates", found.gates()), ("conflict", found.gradient_conflict())):
+        if values is not None:
+            parts[name] = values
     maps: dict[str, xr.Dataset] = {}
     if config.regions:
         spaces = {k: getattr(config.regions, k) for k in ("vision", "dense", "single")}

@@ -211,5 +211,9 @@ def test_a_trunk_conditioned_on_subject_and_region_is_a_core_with_gates():
     # Voxels of one subject's region have one gate, other tasks another.
     assert len(np.unique(own.sel(space="early").values.round(6))) == 4
     assert gates.sel(cell="m/shared/pooled").isnull().all()
+    conflict = found.gradient_conflict()
+    tasks = conflict.sel(cell="m/conditioned/pooled").dropna("task", how="all")["task"].values.tolist()
+    assert tasks == ["one/V1", "one/V4", "two/V1", "two/V4"]
+    assert conflict.sel(cell="m/shared/pooled").notnull().sum() == 4
     with pytest.raises(ConfigError, match="width"):
         build_cells(["m"], ["pooled"], {"c": {"core": "trunk", "widht": 4}})

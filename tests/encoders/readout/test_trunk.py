@@ -111,6 +111,61 @@ def test_a_task_has_maps_of_its_own_and_the_shared_trunk_has_not():
     assert torch.allclose(shared(x.flip(3)).flip(3), shared(x), atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def scaled():
+    """Mean R2 of three subjects of response s.d. 1, 3 and 10, trained together without and with balance."""
+    population = simulate_task_population("scale", n_voxels=20, n_stimuli=1000, seed=1)
+    subject = population.responses["subject"].values
+    found = []
+    for how in ({}, {"balanced": True, "sampling": "equal"}):
+        encoder, _ = accuracy(population, {"width": 6}, regions=None, **how)
+        predicted = np.asarray(encoder.predict(population.maps[N:]))
+        r2 = stats.score(population.truth["signal"].values[N:], predicted, "r2")
+        found.append(np.array([r2[subject == name].mean() for name in ("s1", "s2", "s3")]))
+    return found
+
+
+@pytest.mark.slow
+def test_balanced_training_serves_subjects_of_small_responses(scaled):
+    joint, balanced = scaled
+    assert (balanced[:2] >= joint[:2] + 0.1).all(), scaled
+    assert balanced.mean() >= joint.mean() + 0.05, scaled
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="joint .703, balanced .616 (seed 0): the loudest subject pays")
+def test_balanced_training_costs_the_loudest_subject_little(scaled):
+    joint, balanced = scaled
+    assert balanced[2] >= joint[2] - 0.05, scaled
+
+
+@pytest.mark.slow
+def test_gradients_of_conflicting_regions_oppose_and_of_shuffled_ones_less():
+    population = simulate_task_population("conflict", n_voxels=20, n_stimuli=N, seed=1)
+    roi, cosine = population.responses["roi"].values, []
+    for labels in (roi, np.random.default_rng(0).permutation(roi)):
+        responses = population.responses.assign_coords(roi=("voxel", labels))
+        encoder = ReadoutEncoder("pooled", core="trunk", core_options={"width": 6}, regions="roi", lr=0.01)
+        found = encoder.fit(population.maps, responses, fixed_epochs=10).gradient_conflict(population.maps, responses)
+        assert found["task"].values.tolist() == ["s1/A", "s1/B"]
+        cosine.append(float(found[0, 1]))
+    assert cosine[0] < min(-0.5, cosine[1] - 0.3), cosine
+
+
+def test_a_balanced_step_is_one_subjects_and_leaves_the_others_readouts():
+    encoder = small(balanced=True, sampling={"s0": 1e-9, "s1": 1.0}, max_epochs=1)[0]
+    untrained = small(max_epochs=1, lr=1e-12)[0]
+    moved = [
+        float((a.weight - b.weight).detach().abs().max())
+        for a, b in zip(encoder.model_.each, untrained.model_.each, strict=True)
+    ]
+    assert max(moved[:2]) < 1e-6 < min(moved[2:])
+    with pytest.raises(ConfigError, match="s9"):
+        small(balanced=True, sampling={"s9": 1.0})
+    with pytest.raises(ConfigError, match="more than 0"):
+        small(balanced=True, sampling={"s0": 1.0})
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

@@ -143,7 +143,9 @@ class TrunkCore(Core):
             if lost:
                 raise ConfigError(unknown_name("coordinate of experts:", experts, lost[0]))
             self.experts = list(dict.fromkeys(str(task[experts]) for task in self.tasks))
-        self.route = [self.experts.index(str(task.get(experts, ""))) if len(self.experts) > 1 else 0 for task in tasks]
+        self.route = tuple(
+            self.experts.index(str(task.get(experts, ""))) if len(self.experts) > 1 else 0 for task in tasks
+        )
         hidden, n = expand * width, len(self.experts)
         self.into = _drawn(width, channels)
         self.into_bias = nn.Parameter(torch.zeros(width))
