@@ -32,8 +32,9 @@ from neuroenc.encoders.readout._linear import LinearReadout, raw_weights, solve_
 from neuroenc.encoders.readout._losses import make_loss
 from neuroenc.encoders.readout._maps import MapArray, Maps, as_maps, map_moments
 from neuroenc.encoders.readout._protocol import READOUTS, EncoderModule, build_module
+from neuroenc.encoders.readout._subjects import Through, fit_addition
 from neuroenc.encoders.readout._targets import label_tasks, masked_responses, task_columns, validation_rows
-from neuroenc.encoders.readout._train import predict_maps, train
+from neuroenc.encoders.readout._train import TrainResult, predict_maps, train
 
 
 class FittedReadout(LinearEncoder):
@@ -171,6 +172,48 @@ class FittedReadout(LinearEncoder):
             raise ConfigError(f"core {self.core!r} has no gates. Next step: core='trunk', conditioning='affine+gate'.")
         values = core.gates().cpu().numpy()
         return label_tasks(values, self.tasks_, ("space", core.spaces)).rename("gates")
+
+    def add_subject(self, X: Any, Y: Any, start: Any = None, *, context: Any = None) -> Self:
+        """Fit readouts of a new subject behind the core as it is; others' predictions stay equal to the bit.
+
+        Readouts with a closed form are ridge regressions on the core's maps, also from few stimuli; others are trained
+        with early stopping, together with the new tasks' own embeddings or experts.
+
+        Parameters
+        ----------
+        X, Y : arrays
+            As in `fit`; ``Y`` labelled, its ``subject`` one that the encoder does not know. Its voxels come after the
+            others in predictions.
+        start : str or mapping of subject to weight, optional
+            Subjects whose conditioning (affine maps and gates, or experts) the new one begins with, region by region,
+            as a weighted mean; default all alike.
+        context : array, optional
+            As in `fit`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ConfigError
+            A subject that is known already, or an unknown one in ``start``.
+        DataError
+            Responses without labels, or another context.
+        """
+        maps, second = self._new(X, context)
+        module, tasks, order, voxels = fit_addition(self, X, Y, start, maps, second)
+        begin, known = len(self.columns_), self._voxels_ or {}
+        self.model_.core = module.core
+        self.model_.readouts.extend(module.readouts)
+        self.model_.subjects += module.subjects
+        self.tasks_, self.sizes_ = [*self.tasks_, *tasks], [*self.sizes_, *module.sizes]
+        self.columns_ = np.concatenate([self.columns_, begin + order])
+        both = {k: np.concatenate([v, voxels[k][1]]) for k, (_, v) in known.items() if k in voxels}
+        self._voxels_ = {k: ("voxel", v) for k, v in both.items()}
+        self._space_ = {k: v for k, v in self._space_.items() if k != "subject"}
+        self._single_voxel_, self.n_parameters_ = False, self.model_.n_parameters
+        return self
 
     def gradient_conflict(self, X: Any, Y: Any, context: Any = None, *, max_rows: int = 512) -> xr.DataArray:
         """Cosines (task, other) between the gradients of the shared core that tasks ask for.
@@ -452,10 +495,14 @@ class ReadoutEncoder(FittedReadout):
         self.seconds_ = time.perf_counter() - begin
         return self
 
-    def _closed(self) -> bool:
+    def _able(self) -> bool:
+        """Whether the readout has a closed form with these options, on maps that stay as they are."""
         options = self.readout_options or {}
         ridge = options.get("penalty", "squared") == "squared" and "alpha" not in options
-        able = READOUTS[self.readout].closed_form and self.core is None and self.loss == "mse" and ridge
+        return READOUTS[self.readout].closed_form and self.loss == "mse" and ridge
+
+    def _closed(self) -> bool:
+        options, able = self.readout_options or {}, self.core is None and self._able()
         if self.solver == "closed" and not able:
             raise ConfigError(
                 "solver='closed' needs readout 'linear' or 'pooled' on frozen features with loss 'mse', a squared "
@@ -486,22 +533,57 @@ class ReadoutEncoder(FittedReadout):
         loss: Any,
         fixed: Any,
     ) -> None:
-        held = None
-        if fixed is None:
-            places = np.split(np.arange(Y.shape[1]), np.cumsum(self.sizes_)[:-1])
-            held = validation_rows(self.validation, Y, places, coords.get("stimulus"), self.seed)
+        held = None if fixed is not None else self._held(self.validation, self.sizes_, Y, coords)
+        context = None if second is None else self._maps(second, "context")
+        result = self._descend(self.model_, self._maps(maps), context, Y, held, loss, fixed, self.columns_)
+        self.curves_, self.best_epoch_, self.schedule_ = result.curves, result.best_epoch, result.schedule
+        self.validation_rows_ = np.zeros(0, dtype=np.int64) if held is None else held
+
+    def _held(self, validation: Any, sizes: list[int], Y: np.ndarray, coords: dict[str, np.ndarray]) -> np.ndarray:
+        places = np.split(np.arange(Y.shape[1]), np.cumsum(sizes)[:-1])
+        return validation_rows(validation, Y, places, coords.get("stimulus"), self.seed)
+
+    def _descend(
+        self,
+        model: EncoderModule,
+        maps: Maps,
+        context: Maps | None,
+        Y: np.ndarray,
+        held: np.ndarray | None,
+        loss: Any,
+        fixed: Any,
+        columns: np.ndarray,
+    ) -> TrainResult:
         taught = Y if held is None else np.delete(Y, held, axis=0)
         blank = np.isnan(taught).all(axis=0)
         if blank.any():
             raise DataError(
                 f"{int(blank.sum())} of {len(blank)} voxels have no responses outside the validation rows "
-                f"(first: column {int(self.columns_[np.flatnonzero(blank)[0]])}). Next step: other validation rows."
+                f"(first: column {int(columns[np.flatnonzero(blank)[0]])}). Next step: other validation rows."
             )
         mean = torch.as_tensor(np.nanmean(taught, axis=0, dtype=np.float64), dtype=torch.float32)
-        self.model_.start(loss.start(mean))
+        model.start(loss.start(mean))
         how = self._settings(*_OF_DESCENT, *_OF_STOPPING, *_OF_RUN)
-        how |= {"loss": loss, "fixed_epochs": fixed, "evaluation_batch": self._evaluation_batch}
-        how["context"] = None if second is None else self._maps(second, "context")
-        result = train(self.model_, self._maps(maps), Y, held, **how)
-        self.curves_, self.best_epoch_, self.schedule_ = result.curves, result.best_epoch, result.schedule
-        self.validation_rows_ = np.zeros(0, dtype=np.int64) if held is None else held
+        how |= {"loss": loss, "fixed_epochs": fixed, "evaluation_batch": self._evaluation_batch, "context": context}
+        return train(model, maps, Y, held, **how)
+
+    def _fit_addition(
+        self,
+        module: EncoderModule,
+        maps: Maps,
+        context: Maps | None,
+        Y: np.ndarray,
+        coords: dict[str, np.ndarray],
+        columns: np.ndarray,
+        closed: bool,
+    ) -> None:
+        """Fit the readouts of a new subject, and what of the core needs a gradient."""
+        if closed:
+            ends = np.cumsum(module.sizes)
+            for task, own in enumerate(np.split(np.arange(ends[-1]), ends[:-1])):
+                through: Any = maps if module.core is None else Through(module, maps, task)
+                solve_ridge(module.each[task], through, Y[:, own], coords, self.cv, **self._settings(*_OF_RIDGE))
+            return
+        share = self.validation if isinstance(self.validation, (float, np.floating)) else 0.1
+        held = self._held(share, module.sizes, Y, coords)
+        self._descend(module, maps, context, Y, held, make_loss(self.loss), None, columns)

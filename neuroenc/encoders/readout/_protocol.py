@@ -193,6 +193,8 @@ class EncoderModule(nn.Module):
         Height and width of the core's map in units of its input's.
     subjects : sequence of str
         Of every task; each a subject of its own where left out.
+    first : int
+        Number of the first task in a conditioned core.
     """
 
     def __init__(
@@ -201,8 +203,10 @@ class EncoderModule(nn.Module):
         readouts: Sequence[Readout],
         extent: tuple[float, float] = (1.0, 1.0),
         subjects: Sequence[str] = (),
+        first: int = 0,
     ) -> None:
         super().__init__()
+        self.first = first
         self.core = core
         self.readouts = nn.ModuleList(readouts)
         self.extent = extent
@@ -217,7 +221,7 @@ class EncoderModule(nn.Module):
         """What the readout of a task reads."""
         if self.core is None:
             return x
-        return self.core(x, task) if self.conditioned else self.core(x)
+        return self.core(x, self.first + task) if self.conditioned else self.core(x)
 
     @property
     def sizes(self) -> list[int]:
@@ -345,14 +349,22 @@ def build_module(
     known = keywords(CORES[core]) if isinstance(core, str) and core in CORES else ()
     labels = {name: value for name, value in (("tasks", tasks), ("spaces", spaces)) if name in known and len(value)}
     network, shape, extent = _make_core(core, {**labels, **(core_options or {})}, in_shape, seed)
-    with torch.random.fork_rng(devices=[]):
-        readouts = []
-        for number, size in enumerate(sizes):
-            # A seed of its own for each subject: who else is in the data does not change a subject's start.
-            torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
-            readouts.append(make_readout(readout, shape, size, **{"max_memory": max_memory, **given}))
+    readouts = draw_readouts(readout, shape, sizes, seed, **{"max_memory": max_memory, **given})
     subjects = [next(iter(task.values()), "") for task in tasks]
     return EncoderModule(network, readouts, extent, subjects)
+
+
+def draw_readouts(
+    readout: str, shape: Shape, sizes: Sequence[int], seed: int, first: int = 0, **options: Any
+) -> list[Readout]:
+    """A readout for each number of voxels; ``first`` is the number of the first task."""
+    made = []
+    with torch.random.fork_rng(devices=[]):
+        for number, size in enumerate(sizes, first):
+            # A seed of its own for each subject: who else is in the data does not change a subject's start.
+            torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+            made.append(make_readout(readout, shape, size, **options))
+    return made
 
 
 def _make_core(

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from neuroenc import stats
-from neuroenc._core.errors import ConfigError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.simulate import simulate_task_population
 from neuroenc.encoders import ReadoutEncoder
 from neuroenc.encoders.readout.cores import TrunkCore, make_core
@@ -24,14 +24,19 @@ N = 400
 def small(n_subjects=2, **options):
     """A quick fit on two regions of some subjects, labelled."""
     rng = np.random.default_rng(0)
-    maps = xr.DataArray(rng.standard_normal((80, 6, 3, 3), dtype=np.float32), dims=("stimulus", "channel", "y", "x"))
+    values = rng.standard_normal((80, 6, 1, 1)) + 0.3 * rng.standard_normal((80, 6, 3, 3))
+    maps = xr.DataArray(values.astype(np.float32), dims=("stimulus", "channel", "y", "x"))
     maps = maps.assign_coords(stimulus=np.arange(80), space=("channel", list("aabbbb")))
     Y = maps.values[:, :4, 1, 1] @ rng.standard_normal((4, 4 * n_subjects)) + rng.standard_normal((80, 4 * n_subjects))
     voxels = {"subject": ("voxel", np.repeat([f"s{k}" for k in range(n_subjects)], 4))}
     voxels |= {"roi": ("voxel", ["V1", "FFA", "V1", "FFA"] * n_subjects), "voxel": np.arange(4 * n_subjects)}
     Y = xr.DataArray(Y.astype(np.float32), dims=("stimulus", "voxel"), coords={"stimulus": maps.stimulus, **voxels})
-    settings = {"max_epochs": 3, "regions": "roi", "core_options": {"width": 4, "conditioning": "affine+gate"}}
-    return ReadoutEncoder("pooled", core="trunk", **{**settings, **options}).fit(maps, Y), maps, Y
+    settings = {"readout": "pooled", "core": "trunk", "core_options": {"width": 4, "conditioning": "affine+gate"}}
+    return (
+        ReadoutEncoder(**{**settings, "max_epochs": 3, "lr": 0.01, "regions": "roi", **options}).fit(maps, Y),
+        maps,
+        Y,
+    )
 
 
 def accuracy(population, options, voxels=slice(None), roi=None, **more):
@@ -164,6 +169,51 @@ def test_a_balanced_step_is_one_subjects_and_leaves_the_others_readouts():
         small(balanced=True, sampling={"s9": 1.0})
     with pytest.raises(ConfigError, match="more than 0"):
         small(balanced=True, sampling={"s0": 1.0})
+
+
+def added(Y, name="new"):
+    """Responses of a new subject that resembles the first."""
+    rng = np.random.default_rng(5)
+    one = Y[:, :4].copy(data=(Y.values[:, :4] @ rng.standard_normal((4, 4))).astype(np.float32))
+    return one.assign_coords(subject=("voxel", [name] * 4))
+
+
+@pytest.mark.parametrize("readout", ["pooled", "factorized"])
+@pytest.mark.parametrize("core", ["none", "affine+gate", "experts", "plain", None])
+def test_a_new_subject_leaves_the_others_equal_to_the_bit(readout, core, tmp_path):
+    options = {"readout": readout, "core": "trunk", "core_options": {"width": 4, "conditioning": core}}
+    if core in ("plain", None):
+        options |= {"core": core, "core_options": None, "solver": "gradient", "subjects": "subject"}
+    encoder, maps, Y = small(**{"regions": "roi", **options})
+    encoder.solver = "auto"
+    before, weights = encoder.predict(maps), encoder.model_.core.state_dict() if core else {}
+    weights = {name: value.clone() for name, value in weights.items()}
+    start = {"s0": 3.0, "s1": 1.0} if core in ("affine+gate", "experts") else None
+    extra = added(Y)
+    encoder.add_subject(maps[:60], extra[:60], start)
+    after = encoder.predict(maps)
+    np.testing.assert_array_equal(after.values[:, :8], before.values)
+    assert all(torch.equal(encoder.model_.core.state_dict()[name], value) for name, value in weights.items())
+    assert after.subject.values.tolist() == [*before.subject.values, *["new"] * 4]
+    assert after.roi.values.tolist() == [*Y.roi.values, *["V1", "FFA"] * 2]
+    if core != "plain":
+        r = stats.score(extra.values[60:], after.values[60:, 8:])
+        assert r.mean() > (0.2 if readout == "pooled" else 0.0), r
+    np.testing.assert_array_equal(ReadoutEncoder.load(encoder.save(tmp_path / "e")).predict(maps).values, after.values)
+    with pytest.raises(ConfigError, match="knows subject 'new'"):
+        encoder.add_subject(maps, extra)
+
+
+def test_a_new_subject_begins_where_it_is_told_to():
+    encoder, maps, Y = small()
+    with pytest.raises(ConfigError, match="s7"):
+        encoder.add_subject(maps, added(Y), "s7")
+    with pytest.raises(DataError, match="labels"):
+        encoder.add_subject(maps, added(Y).values)
+    encoder.add_subject(maps, added(Y), "s1")
+    gates = encoder.gates
+    xr.testing.assert_equal(gates.sel(subject="new", drop=True), gates.sel(subject="s1", drop=True))
+    assert not gates.sel(subject="s0", drop=True).equals(gates.sel(subject="s1", drop=True))
 
 
 @pytest.mark.parametrize(

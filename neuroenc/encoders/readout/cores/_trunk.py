@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -137,7 +138,7 @@ class TrunkCore(Core):
         self.tasks = [dict(task) for task in tasks]
         self.spaces, of_channel = channel_spaces(spaces, channels)
         self.register_buffer("space_of", torch.tensor(of_channel), persistent=False)
-        self.experts: list[str] = [""]
+        self.experts, self.expert_name = [""], experts
         if conditioning == "experts":
             lost = [task for task in self.tasks if experts not in task]
             if lost:
@@ -146,28 +147,23 @@ class TrunkCore(Core):
         self.route = tuple(
             self.experts.index(str(task.get(experts, ""))) if len(self.experts) > 1 else 0 for task in tasks
         )
-        hidden, n = expand * width, len(self.experts)
         self.into = _drawn(width, channels)
         self.into_bias = nn.Parameter(torch.zeros(width))
-        self.up = nn.ParameterList(_drawn(n, hidden, width) for _ in range(depth))
-        self.up_bias = nn.ParameterList(nn.Parameter(torch.zeros(n, hidden)) for _ in range(depth))
-        self.down = nn.ParameterList(_drawn(n, width, hidden) for _ in range(depth))
-        self.down_bias = nn.ParameterList(nn.Parameter(torch.zeros(n, width)) for _ in range(depth))
+        self.networks = nn.ModuleList(_Network(width, expand * width, depth) for _ in self.experts)
         self.out = _drawn(width, width)
-        if n > 1 and upcycle:
+        if len(self.experts) > 1 and upcycle:
             self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))
             self._copy_expert()
-        if self.conditioned and conditioning == "affine+gate":
+        if conditioning == "affine+gate":
             self.sizes = [channels] + [width] * depth
-            self.embedding = nn.Parameter(torch.randn(len(self.tasks), embedding))
+            self.embedding = nn.ParameterList(torch.randn(embedding) for _ in self.tasks)
             self.emit = nn.Parameter(torch.randn(2 * sum(self.sizes), embedding) * 1e-2)
             seen = embedding + (channels if squeeze else 0)
-            self.gate = nn.Sequential(
-                nn.Linear(seen, 2 * embedding), nn.ReLU(), nn.Linear(2 * embedding, len(self.spaces))
-            )
+            layers = nn.Linear(seen, 2 * embedding), nn.ReLU(), nn.Linear(2 * embedding, len(self.spaces))
+            self.gate = nn.Sequential(*layers)
             if squeeze:  # begins as a gate of the task alone
                 with torch.no_grad():
-                    self.gate[0].weight[:, embedding:] = 0
+                    layers[0].weight[:, embedding:] = 0
 
     @property
     def conditioned(self) -> bool:
@@ -198,14 +194,13 @@ class TrunkCore(Core):
             gates = self._gate(task, x if self.squeeze else None)
             z = (scale * z + shift) * gates[:, None, self.space_of]
         z = functional.linear(z, self.into, self.into_bias)
-        expert = 0 if self._dense else self.route[task]
+        network = self.networks[0 if self._dense else self.route[task]]
         for k in range(self.depth):
             normed = functional.layer_norm(z, z.shape[-1:])
             if affine:
                 scale, shift = affine[k + 1]
                 normed = scale * normed + shift
-            hidden = functional.gelu(functional.linear(normed, self.up[k][expert], self.up_bias[k][expert]))
-            z = z + functional.linear(hidden, self.down[k][expert], self.down_bias[k][expert])
+            z = z + network(normed, k)
         z = functional.linear(z, self.out)
         return z.transpose(1, 2).unflatten(2, x.shape[2:])
 
@@ -237,7 +232,7 @@ class TrunkCore(Core):
         """Penalty on affine maps away from the identity, mean over tasks."""
         if self.conditioning != "affine+gate" or not self.affine_l2:
             return self.into.new_zeros(())
-        return self.affine_l2 * (self.embedding @ self.emit.T).square().sum(1).mean()
+        return self.affine_l2 * (torch.stack(list(self.embedding)) @ self.emit.T).square().sum(1).mean()
 
     @property
     def _dense(self) -> bool:
@@ -249,12 +244,50 @@ class TrunkCore(Core):
             self._copy_expert()
             self.steps += 1
 
+    def _copy_expert(self) -> None:
+        for network in self.networks[1:]:
+            network.load_state_dict(self.networks[0].state_dict())
+
     @torch.no_grad()
-    def _copy_expert(self, source: int = 0) -> None:
-        for part in (*self.up, *self.up_bias, *self.down, *self.down_bias):
-            part.copy_(part[source].clone().expand_as(part))
+    def add_tasks(self, tasks: Sequence[Mapping[str, Any]], like: Sequence[Mapping[int, float]]) -> list[nn.Parameter]:
+        """Add tasks, each begun as a weighted mean of others (``like``: weights by number); what is theirs alone.
+
+        Embeddings of tasks and experts are parameters of their own, so that those of the other tasks stay as they are.
+        """
+        new: list[nn.Parameter] = []
+        for task, weights in zip(tasks, like):
+            label = str(task.get(self.expert_name, ""))
+            if self.conditioning == "experts" and label not in self.experts:
+                states = [(self.networks[self.route[k]].state_dict(), weight) for k, weight in weights.items()]
+                self.networks.append(copy.deepcopy(self.networks[0]))
+                mean = {name: sum(weight * state[name] for state, weight in states) for name in states[0][0]}
+                self.networks[-1].load_state_dict(mean)
+                self.experts.append(label)
+                new += self.networks[-1].parameters()
+            if self.conditioning == "affine+gate":
+                self.embedding.append(torch.stack([weight * self.embedding[k] for k, weight in weights.items()]).sum(0))
+                new.append(self.embedding[-1])
+            self.tasks.append(dict(task))
+            self.route = (*self.route, self.experts.index(label) if self.conditioning == "experts" else 0)
+        return new
+
+
+class _Network(nn.Module):
+    """Feed-forward networks of all blocks: one expert."""
+
+    def __init__(self, width: int, hidden: int, depth: int) -> None:
+        super().__init__()
+        self.up = nn.ParameterList(_drawn(hidden, width) for _ in range(depth))
+        self.up_bias = nn.ParameterList(torch.zeros(hidden) for _ in range(depth))
+        self.down = nn.ParameterList(_drawn(width, hidden) for _ in range(depth))
+        self.down_bias = nn.ParameterList(torch.zeros(width) for _ in range(depth))
+
+    def forward(self, z: Tensor, block: int) -> Tensor:
+        """``down gelu(up z)`` of a block."""
+        hidden = functional.gelu(functional.linear(z, self.up[block], self.up_bias[block]))
+        return functional.linear(hidden, self.down[block], self.down_bias[block])
 
 
 def _drawn(*shape: int) -> nn.Parameter:
-    """First weights (..., out, in) with variance 1 / in."""
+    """First weights (out, in) with variance 1 / in."""
     return nn.Parameter(torch.randn(*shape) / shape[-1] ** 0.5)
