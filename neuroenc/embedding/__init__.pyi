@@ -8,3 +8,4 @@ from ._registry import (
     list_backbones as list_backbones,
     register_backbone as register_backbone,
 )
+from ._windows import embed_windows as embed_windows

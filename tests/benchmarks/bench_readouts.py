@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_readouts.py step [--voxels 20000] [--shape 256 28 28] [--batch 16] [--device cpu]
     python tests/benchmarks/bench_readouts.py linear [--voxels 2000]
+    python tests/benchmarks/bench_readouts.py few
 
 Each case of ``step`` runs in a process of its own, so that peaks do not mix; the peak is what the step adds to the
 process once model, gradients and inputs are there. "direct" warps every mask for every image at once, as published.
@@ -194,9 +195,50 @@ def linear(options):
     print(f"closed form: {closed:.2f} s, loss {minimum:.6g}; Adam takes {best / closed:.1f} times as long")
 
 
+FEW = {
+    "ridge": ("linear", [{}]),
+    "low rank": ("lowrank", [{"rank": 10, "alpha": a} for a in (0.03, 0.1, 0.3)]),
+    "codebook": ("codebook", [{"feature_l2": a} for a in (1e-3, 1e-2, 1e-1)]),
+    "the same with relu": ("codebook", [{"code": "relu", "feature_l2": a} for a in (1e-3, 1e-2, 1e-1)]),
+}
+
+
+def few(options):
+    """Bottlenecks at few stimuli: 60 voxels that answer to 10 of 128 dimensions, noise of twice the signal's s.d."""
+    import numpy as np
+
+    from neuroenc import stats
+    from neuroenc.encoders import ReadoutEncoder
+
+    print("| readout | 100 | 300 | 1000 |")
+    print("|---|---|---|---|")
+    for label, (name, candidates) in FEW.items():
+        cells = []
+        for n in (100, 300, 1000):
+            found = []
+            for seed in range(options.repeats):
+                rng = np.random.default_rng(seed)
+                X = rng.standard_normal((n + 500, 128)).astype(np.float32)
+                signal = X[:, :10] @ rng.standard_normal((10, 60))
+                signal = (signal - signal.mean(0)) / signal.std(0)
+                Y = signal + 2 * rng.standard_normal(signal.shape)
+                tried = []
+                for given in candidates:
+                    fit = {"lr": 0.01, "max_epochs": 60, "patience": 5, "seed": seed, "validation": 0.2}
+                    encoder = ReadoutEncoder(name, readout_options=given, **fit).fit(X[:n], Y[:n])
+                    best = float(encoder.curves_["validation_r"].max()) if len(encoder.curves_) else 0.0
+                    tried.append((best, encoder))
+                chosen = max(tried, key=lambda t: t[0])[1]
+                found.append(np.median(stats.score(signal[n:], np.asarray(chosen.predict(X[n:])))))
+            cells.append(
+                f"{np.mean(found):.3f} ± {np.std(found, ddof=1) / len(found) ** 0.5 if len(found) > 1 else 0:.3f}"
+            )
+        print(f"| {label} | {' | '.join(cells)} |", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["step", "one", "linear"])
+    parser.add_argument("what", choices=["step", "one", "linear", "few"])
     parser.add_argument("--voxels", type=int, default=20000)
     parser.add_argument("--shape", type=int, nargs=3, default=[256, 28, 28])
     parser.add_argument("--batch", type=int, default=16)
@@ -212,7 +254,7 @@ def main():
     if options.what == "one":
         one(options.case, options.voxels, options.shape, options.batch, options.device, options.repeats)
     else:
-        {"step": step, "linear": linear}[options.what](options)
+        {"step": step, "linear": linear, "few": few}[options.what](options)
 
 
 if __name__ == "__main__":

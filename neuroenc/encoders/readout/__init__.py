@@ -15,6 +15,6 @@ from neuroenc._core.optional import require
 require("torch", "clip")
 
 # Readouts are found by name once their files are loaded; a lazy name would leave them out.
-from . import _bottleneck, _linear, _semantic, _spatial  # noqa: E402, F401
+from . import _bottleneck, _conditional, _linear, _semantic, _spatial  # noqa: E402, F401
 
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,9 +1,15 @@
 from . import cores as cores
 from ._bottleneck import CompressionReadout as CompressionReadout, LowRankReadout as LowRankReadout
+from ._conditional import (
+    CodebookReadout as CodebookReadout,
+    PatchSummaryReadout as PatchSummaryReadout,
+    SentenceGateReadout as SentenceGateReadout,
+)
 from ._encoder import ReadoutEncoder as ReadoutEncoder
 from ._geometry import MODES as MODES
 from ._linear import LinearReadout as LinearReadout, PooledReadout as PooledReadout
 from ._losses import LOSSES as LOSSES, make_loss as make_loss
+from ._patch_map import PatchUpsampler as PatchUpsampler, patch_map as patch_map
 from ._protocol import (
     READOUTS as READOUTS,
     Readout as Readout,

@@ -329,7 +329,7 @@ class ReadoutEncoder(FittedReadout):
     ----------
     readout : str
         One of `neuroenc.encoders.readout.READOUTS`: "linear", "pooled", "gaussian", "factorized", "semantic",
-        "attention", "compression", "lowrank".
+        "attention", "compression", "lowrank", "codebook", "patch_summary", "sentence_gate".
     readout_options : dict, optional
         The readout's own.
     core : str or torch.nn.Module, optional

@@ -139,7 +139,8 @@ def register_readout(cls: type[Readout]) -> type[Readout]:
     --------
     >>> from neuroenc.encoders.readout import READOUTS
     >>> sorted(READOUTS)
-    ['attention', 'compression', 'factorized', 'gaussian', 'linear', 'lowrank', 'pooled', 'semantic']
+    ['attention', 'codebook', 'compression', 'factorized', 'gaussian', 'linear', 'lowrank', 'patch_summary', 'pooled',
+     'semantic', 'sentence_gate']
     """
     if not cls.name or cls.name in READOUTS:
         raise ConfigError(f"readout name {cls.name!r} is empty or taken.")

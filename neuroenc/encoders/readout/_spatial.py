@@ -192,6 +192,19 @@ def contract(x: Tensor, masks: Tensor, feature: Tensor) -> Tensor:
     return torch.einsum("bvp,vp->bv", seen, masks.flatten(1))
 
 
+def group_index(groups: Sequence[int] | None, n_voxels: int) -> Tensor:
+    """Group of each voxel (n_voxels,), 0 to n - 1; one group where none are given."""
+    if groups is None:
+        return torch.zeros(n_voxels, dtype=torch.long)
+    index = torch.as_tensor(groups, dtype=torch.long)
+    if index.shape != (n_voxels,) or sorted(set(index.tolist())) != list(range(int(index.max()) + 1)):
+        raise ConfigError(
+            f"groups must give one number for each of {n_voxels} voxels, 0 to n - 1 with none left out; found "
+            f"{len(index)} numbers. Next step: numpy.unique(rois, return_inverse=True)[1]."
+        )
+    return index
+
+
 def feature_penalty(feature: Tensor, l1: float, l2: float) -> Tensor:
     """``l1 |f|_1 + l2 |f|^2``, summed over voxels."""
     penalty = feature.new_zeros(())
@@ -377,12 +390,7 @@ class AttentionReadout(Readout):
         channels, height, width = self.in_shape
         if heads < 1 or key_size < 1:
             raise ConfigError(f"heads={heads} and key_size={key_size} must be at least 1.")
-        index = torch.arange(n_voxels) if groups is None else torch.as_tensor(groups, dtype=torch.long)
-        if index.shape != (n_voxels,) or sorted(set(index.tolist())) != list(range(int(index.max()) + 1)):
-            raise ConfigError(
-                f"groups must give one number for each of {n_voxels} voxels, 0 to n - 1 with none left out; found "
-                f"{len(index)} numbers. Next step: numpy.unique(rois, return_inverse=True)[1]."
-            )
+        index = torch.arange(n_voxels) if groups is None else group_index(groups, n_voxels)
         self.register_buffer("group", index, persistent=True)
         self.group: Tensor
         self.grouped = groups is not None

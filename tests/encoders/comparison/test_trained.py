@@ -90,10 +90,11 @@ def test_processes_and_resuming_give_the_same_bytes(tmp_path):
 def test_every_readout_is_compared_and_has_its_costs():
     features, responses = placed(v=4)
     names = ["linear", "pooled", "gaussian", "factorized", "semantic", "attention", "compression", "lowrank"]
+    names += ["sentence_gate", "patch_summary", "codebook"]
     found = compare(features, names, responses, **QUICK)
     table = found.table().query("kind == 'all'").set_index("readout")
     assert table["n_train"].nunique() == table["n_test"].nunique() == table["n_validation"].nunique() == 1
-    assert table.loc[names[2:], "n_candidates"].tolist() == [2] * 6
+    assert table.loc[names[2:], "n_candidates"].tolist() == [2] * 9
     assert table.loc[names[:2], "n_candidates"].tolist() == [1] * 2
     assert table.loc["linear", "n_parameters"] == 4 * 49
     assert (table["seconds"] > 0).all()

@@ -38,6 +38,12 @@ OPTIONS = {
     "compression": {"channels": 2, "alpha": 0.1},
     "compression linear": {"channels": 3, "kernel": 5, "activation": "none"},
     "lowrank": {"rank": 2, "alpha": 0.1},
+    "sentence_gate": {"gate_l2": 0.1},
+    "sentence_gate context": {"context_shape": (3, 9, 9), "inner": "linear", "inner_options": {"pool": 3}},
+    "patch_summary": {"keep": 0.3, "summaries": 2, "feature_l2": 0.1},
+    "patch_summary context": {"context_shape": (3, 9, 9), "summaries": 2, "keep": 1.0},
+    "codebook": {"codes": 5, "hidden": 4, "code_size": 3},
+    "codebook groups": {"codes": 5, "hidden": 4, "groups": [1, 0, 0, 1, 2], "code": "relu"},
 }
 
 
@@ -129,8 +135,44 @@ def cell_means(x, cells):
     return out
 
 
+def softmax(values):
+    e = np.exp(np.asarray(values) - max(values))
+    return e / e.sum()
+
+
+def gated(readout, x, context):
+    par = {k: p.detach().numpy() for k, p in readout.named_parameters()}
+    told = x.mean((2, 3)).numpy()
+    if context is not None:
+        told = np.concatenate([told, context.mean((2, 3)).numpy()], 1)
+    hidden = np.maximum(told @ par["first.weight"].T + par["first.bias"], 0)
+    gate = 2 / (1 + np.exp(-(hidden @ par["last.weight"].T + par["last.bias"])))
+    return x * torch.as_tensor(gate)[:, :, None, None]
+
+
+def summarised(readout, par, x, context):
+    """Summary tokens of one stimulus (C, H, W), patch by patch."""
+    tokens, d = x.reshape(C, -1).T, readout.key_size**0.5
+    query = par["voxel"] if context is None else par["text.weight"] @ context.mean((1, 2)) + par["text.bias"]
+    scores = [query @ (par["patch.weight"] @ t + par["patch.bias"]) / d for t in tokens]
+    kept = list(np.argsort(scores)[::-1][: readout.n_kept])
+    rest = [p for p in range(len(tokens)) if p not in kept]
+    keys = [par["key"] @ t + par["position"][p] for p, t in enumerate(tokens)]
+    parts = [(scores[p], tokens[p], keys[p]) for p in kept]
+    if rest:
+        share = softmax([scores[p] for p in rest])
+        parts.append([sum(a * part[p] for a, p in zip(share, rest)) for part in (scores, tokens, keys)])
+    found = []
+    for q in par["query"]:
+        weight = softmax([q @ key / d - math.log1p(math.exp(-score)) for score, _, key in parts])
+        found.append(sum(a * token for a, (_, token, _) in zip(weight, parts)))
+    return np.array(found)
+
+
 def reference(readout, x, context):
     """Responses (B, V), one stimulus, voxel, channel and place at a time."""
+    if readout.name == "sentence_gate":
+        return reference(readout.inner, gated(readout, x, context), None)
     x = x.numpy()
     y = np.zeros((B, V))
     par = {k: p.detach().numpy() for k, p in readout.named_parameters()}
@@ -163,6 +205,15 @@ def reference(readout, x, context):
             elif readout.name == "lowrank":
                 for k in range(readout.rank):
                     total += par["loading"][v, k] * (par["component"][k] @ x[b].ravel())
+            elif readout.name == "patch_summary":
+                z = summarised(readout, par, x[b], None if context is None else context.numpy()[b])
+                total += (par["feature"][v] * z).sum()
+            elif readout.name == "codebook":
+                hidden = par["first.weight"] @ x[b].ravel() + par["first.bias"]
+                hidden = hidden if readout.region is None else hidden + par["region"][int(readout.group[v])]
+                logits = par["last.weight"] @ np.maximum(hidden, 0) + par["last.bias"]
+                use = softmax(logits) if readout.code == "softmax" else np.maximum(logits, 0)
+                total += par["feature"][v] @ (use @ par["codebook"])
             elif readout.name == "attention":
                 q = int(readout.group[v])
                 for h in range(readout.heads):
@@ -412,7 +463,7 @@ def test_weights_are_labelled_and_fields_of_each_voxel(name):
     assert weights.sizes["voxel"] == V
     assert weights.intercept.dims == ("voxel",)
     field = readout.receptive_field()
-    if name == "pooled":
+    if name in ("pooled", "codebook", "patch_summary"):
         assert field is None
     else:
         assert {k: tuple(v.shape) for k, v in field.items()} == dict.fromkeys(("x", "y", "size"), (V,))
