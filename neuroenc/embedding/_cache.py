@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,19 @@ class FeatureCache:
         """Values and provenance, or None where they are missing or damaged."""
         found = self.store.read("features", settings)
         return None if found is None else (found["values"], found["about"]["provenance"])
+
+    def has(self, settings: Mapping[str, Any]) -> bool:
+        """Whether these features are there (they may turn out to be damaged when they are read)."""
+        return self.store.has("features", settings)
+
+    def ahead(self, settings: Mapping[str, Any], start: int, stop: int, values: Sequence[np.ndarray]) -> bool:
+        """Keep a block of features whose turn comes later; False where the disk has no room."""
+        try:
+            part = self.store.part("features", settings)
+            part.keep("block", [start, stop], lambda: {"values": np.concatenate(values)})
+        except StorageError:
+            return False
+        return True
 
     def compute(
         self, settings: Mapping[str, Any], n: int, rows: int, extract: Callable[[int, int], np.ndarray], provenance: str

@@ -45,7 +45,6 @@ class _Embedder:
     batch_size: int
     cache: bool | str | os.PathLike[str]
     progress: bool
-    layer: str | None = None
     pooling: str | int | None = None
     _loaded: tuple[str, Any] | None = None
 
@@ -59,8 +58,10 @@ class _Embedder:
         values = unit_norm(values) if self.normalise else values
         return np.ascontiguousarray(values.float().cpu().numpy())
 
-    def _labelled(self, values: Any, ids: Any, pooling: str, normalised: bool, record: str) -> xr.DataArray:
-        known = {"backbone": self.backbone.name, "weights": self.backbone.weights, "layer": self.layer or ""}
+    def _labelled(
+        self, values: Any, ids: Any, layer: str | None, pooling: str, normalised: bool, record: str
+    ) -> xr.DataArray:
+        known = {"backbone": self.backbone.name, "weights": self.backbone.weights, "layer": layer or ""}
         made: dict[str, Any] = {**known, "pooling": pooling, "normalised": normalised, "provenance": record}
         return make_features(values, stimulus=ids, **made)
 
@@ -68,46 +69,56 @@ class _Embedder:
         # Copies and other processes load their own.
         return {**self.__dict__, "_loaded": None}
 
-    def _features(
-        self,
-        kind: str,
-        content: str,
-        ids: np.ndarray,
-        encode: Callable[[str, int, int], np.ndarray],
-        look: Callable[[str], dict[str, Any]] = lambda device: {},
-    ) -> xr.DataArray:
-        """Features of ``len(ids)`` inputs whose content has hash ``content``, from the cache or computed.
-
-        ``encode(device, start, stop)`` gives the values of one batch. Nothing of torch is touched unless something has
-        to be computed; ``look(device)`` then says what shall be told of the inputs and kept in the provenance.
-        """
-        backbone, cache = self.backbone, self.cache
-        if len(ids) == 0:
-            raise DataError("there is nothing to embed (0 inputs).")
-        if not isinstance(cache, (bool, str, os.PathLike)):
-            raise ConfigError(f"cache={cache!r} is not legal; use True, False or the path of a folder.")
-        if not isinstance(self.normalise, bool):
-            raise ConfigError(f"normalise={self.normalise!r} is not legal; use True or False.")
-        settings: dict[str, Any] = {
+    def _settings(self, kind: str, content: str, layer: str | None) -> dict[str, Any]:
+        """All that decides features, as the cache knows them."""
+        backbone = self.backbone
+        return {
             "kind": kind,
             "content": content,
             "backbone": backbone.name,
             "weights": backbone.weights,
             "weights_hash": backbone.weights_hash(),
-            "layer": self.layer or "",
+            "layer": layer or "",
             "pooling": "" if self.pooling is None else str(self.pooling),
             "normalised": int(self.normalise or backbone.unit_norm),
             "preprocessing": backbone.preprocessing,
             "neuroenc": __version__,
         }
-        store = None if cache is False else FeatureCache(None if cache is True else cache)
+
+    def _store(self) -> FeatureCache | None:
+        if not isinstance(self.cache, (bool, str, os.PathLike)):
+            raise ConfigError(f"cache={self.cache!r} is not legal; use True, False or the path of a folder.")
+        return None if self.cache is False else FeatureCache(None if self.cache is True else self.cache)
+
+    def _features(
+        self,
+        kind: str,
+        content: str,
+        ids: np.ndarray,
+        layer: str | None,
+        encode: Callable[[str, int, int], np.ndarray],
+        look: Callable[[str], dict[str, Any]] = lambda device: {},
+        after: Callable[[int, int], None] = lambda start, stop: None,
+    ) -> xr.DataArray:
+        """Features of ``len(ids)`` inputs whose content has hash ``content``, from the cache or computed.
+
+        ``encode(device, start, stop)`` gives the values of one batch; ``after(start, stop)`` is called when those of a
+        block are known. Nothing of torch is touched unless something has to be computed; ``look(device)`` then says
+        what shall be told of the inputs and kept in the provenance.
+        """
+        backbone = self.backbone
+        if len(ids) == 0:
+            raise DataError("there is nothing to embed (0 inputs).")
+        if not isinstance(self.normalise, bool):
+            raise ConfigError(f"normalise={self.normalise!r} is not legal; use True or False.")
+        store, settings = self._store(), self._settings(kind, content, layer)
         found = None if store is None else store.load(settings)
         if found is not None:
             values, record = found
         else:
             place = resolve_device(self.device)
             record = provenance(step="embed", device=place, **settings, **look(place))
-            n, desc = len(ids), f"{backbone.name} {self.layer or ''}".strip()
+            n, desc = len(ids), f"{backbone.name} {layer or ''}".strip()
             bar = progress(desc=desc, total=n, show=self.progress, unit=kind)
 
             def extract(start: int, stop: int) -> np.ndarray:
@@ -117,6 +128,7 @@ class _Embedder:
                     last = min(first + self.batch_size, stop)
                     parts.append(_checked(encode(place, first, last), ids, first))
                     bar.update(last - first)
+                after(start, stop)
                 return np.concatenate(parts)
 
             rows = block_rows(self.batch_size)
@@ -135,7 +147,7 @@ class _Embedder:
                 UserWarning,
                 stacklevel=3,
             )
-        return self._labelled(values, ids, settings["pooling"], self.normalise or backbone.unit_norm, record)
+        return self._labelled(values, ids, layer, settings["pooling"], bool(settings["normalised"]), record)
 
 
 class ImageEmbedder(_Embedder):
@@ -147,14 +159,17 @@ class ImageEmbedder(_Embedder):
 
     Parameters
     ----------
-    model : str
+    model : str or torch.nn.Module
         - "world": the simulated world's own CLIP (shipped);
         - an open_clip architecture ("ViT-B-32") together with ``pretrained``;
         - "local-dir:PATH" or "hf-hub:USER/NAME", an open_clip folder or hub model with its own weights;
         - "timm:NAME" or "timm:NAME.TAG", an image network of timm (see :mod:`neuroenc.embedding._timm`);
+        - "torchvision:NAME" or "torchvision:NAME.TAG", such as "torchvision:alexnet", or a torch module of your own
+          that reads (b, 3, y, x): every inner module is a layer (see :mod:`neuroenc.embedding._torch`);
         - "efficientnet-lite0": ImageNet features from the ``offline`` extra;
         - "conse": their joint space with MiniLM sentence vectors (ConSE, see
           :mod:`neuroenc.embedding._offline` for what it cannot see);
+        - "gabor", "contrast", "colour": low-level maps in closed form (see :mod:`neuroenc.embedding._lowlevel`);
         - a name of :func:`register_backbone`.
     pretrained : str or path, optional
         open_clip tag ("openai", "laion2b_s34b_b79k") or a checkpoint file (safetensors, or .pt read with
@@ -164,6 +179,8 @@ class ImageEmbedder(_Embedder):
         tells which activation they were trained with.
     layer : str, optional
         Intermediate layer, one of :meth:`layers`; None is the final vector.
+    layers : sequence of str, optional
+        Several layers, for :meth:`embed_layers`, in place of ``layer``.
     pooling : None, "tokens", "map", "mean", "cls" or int, optional
         Of an intermediate layer. None: as the layer gives it, tokens (stimulus, token, feature) with the class
         token first for a transformer, a channel map (stimulus, channel, y, x) for a convnet. "tokens" and "map"
@@ -203,10 +220,11 @@ class ImageEmbedder(_Embedder):
 
     def __init__(
         self,
-        model: str = "world",
+        model: Any = "world",
         pretrained: str | os.PathLike[str] | None = None,
         *,
         layer: str | None = None,
+        layers: Sequence[str] | None = None,
         pooling: str | int | None = None,
         normalise: bool = False,
         preprocessing: Mapping[str, Any] | None = None,
@@ -221,12 +239,19 @@ class ImageEmbedder(_Embedder):
         self.cache, self.progress = cache, progress
         self.layer, self.pooling = layer, check_pooling(pooling)
         self.backbone = image_backbone(*check_model(model, pretrained, seed), seed, preprocessing)
-        if layer is not None and layer not in self.backbone.layers():
-            raise ConfigError(unknown_name(f"layer of {self.backbone.name!r}", layer, self.backbone.layers()))
-        if layer is None and pooling is not None:
+        if isinstance(layers, str) or (layers is not None and (layer is not None or not layers)):
+            raise ConfigError(
+                f"layers={layers!r} with layer={layer!r}; legal is one layer=, or layers= with a list of names."
+            )
+        #: Layers by name, of one that was made with several.
+        self.several = None if layers is None else tuple(dict.fromkeys(layers))
+        for name in self.several or ([] if layer is None else [layer]):
+            if name not in self.backbone.layers():
+                raise ConfigError(unknown_name(f"layer of {self.backbone.name!r}", name, self.backbone.layers()))
+        if layer is None and layers is None and pooling is not None:
             raise ConfigError(
                 f"pooling={pooling!r} is of an intermediate layer, and none is named (layer=None is the final "
-                f"vector). Next step: layer= one of {', '.join(self.backbone.layers()) or '(none)'}."
+                f"vector). Next step: layer= one of {', '.join(self.backbone.layers()[:20]) or '(none)'}."
             )
 
     def __repr__(self) -> str:
@@ -265,6 +290,77 @@ class ImageEmbedder(_Embedder):
         DataError
             There are no images, one cannot be read, or features are not finite.
         """
+        self._check(stimuli)
+        if self.several is not None:
+            raise ConfigError(
+                f"this embedder has {len(self.several)} layers, of which each gives features. Next step: "
+                "embed_layers(stimuli)."
+            )
+        encode = partial(self._encode, stimuli)
+        return self._features("image", stimuli.content_hash(), stimuli.ids, self.layer, encode)
+
+    def embed_layers(self, stimuli: Stimuli) -> dict[str, xr.DataArray]:
+        """Features of all ``layers``, in one forward pass of each image.
+
+        Values and cache are those of an embedder for each layer: what is in the cache is taken from there, and the
+        rest is computed together.
+
+        Parameters
+        ----------
+        stimuli : Stimuli
+            With images.
+
+        Returns
+        -------
+        dict of str to xarray.DataArray
+            By layer, as :meth:`embed` gives them.
+
+        Raises
+        ------
+        ConfigError
+            The embedder was made without ``layers``.
+        DataError
+            As :meth:`embed`.
+
+        Examples
+        --------
+        >>> from neuroenc.data import simulate_world
+        >>> embedder = ImageEmbedder("world", layers=["layer1", "layer3"], pooling="mean", cache=False, progress=False)
+        >>> {name: found.shape for name, found in embedder.embed_layers(simulate_world(2)).items()}
+        {'layer1': (2, 128), 'layer3': (2, 512)}
+        """
+        self._check(stimuli)
+        if self.several is None:
+            raise ConfigError("this embedder has no layers=. Next step: ImageEmbedder(..., layers=[...]), or embed().")
+        content, store, found = stimuli.content_hash(), self._store(), {}
+        ahead: dict[str, dict[tuple[int, int], np.ndarray]] = {layer: {} for layer in self.several}
+        for n, layer in enumerate(self.several):
+            later = [
+                name
+                for name in self.several[n + 1 :]
+                if store is None or not store.has(self._settings("image", content, name))
+            ]
+
+            def encode(device: str, start: int, stop: int, layer: str = layer, later: list[str] = later) -> np.ndarray:
+                if (start, stop) not in ahead[layer]:
+                    asked = [layer, *(name for name in later if (start, stop) not in ahead[name])]
+                    for name, values in self._encode_layers(stimuli, asked, device, start, stop).items():
+                        ahead[name][start, stop] = _checked(values, stimuli.ids, start)
+                return ahead[layer].pop((start, stop))
+
+            def after(start: int, stop: int, later: list[str] = later) -> None:
+                # What the cache takes needs no memory until its turn comes.
+                for name in later if store is not None else ():
+                    spans = sorted(span for span in ahead[name] if start <= span[0] < stop)
+                    whole = [ahead[name][span] for span in spans]
+                    if whole and store.ahead(self._settings("image", content, name), start, stop, whole):
+                        for span in spans:
+                            del ahead[name][span]
+
+            found[layer] = self._features("image", content, stimuli.ids, layer, encode, after=after)
+        return found
+
+    def _check(self, stimuli: Any) -> None:
         if not isinstance(stimuli, Stimuli):
             raise DataError(
                 f"embed() takes Stimuli, and got {type(stimuli).__name__}. "
@@ -272,12 +368,10 @@ class ImageEmbedder(_Embedder):
             )
         if stimuli.images is None:
             raise DataError(f"these {len(stimuli)} stimuli have no images (source {stimuli.source!r}).")
-        return self._features("image", stimuli.content_hash(), stimuli.ids, partial(self._encode, stimuli))
 
-    def _encode(self, stimuli: Stimuli, device: str, start: int, stop: int) -> np.ndarray:
+    def _batch(self, stimuli: Stimuli, model: Any, device: str, start: int, stop: int) -> Any:
+        """Prepared pictures (b, 3, y, x)."""
         import torch
-
-        model = self._model(device)
 
         def prepared(n: int) -> Any:
             image = stimuli.image(n)
@@ -292,8 +386,23 @@ class ImageEmbedder(_Embedder):
         # Threads of a batch only: they are gone with it.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
             tensors = list(workers.map(prepared, range(start, stop)))
+        return torch.stack(tensors).to(device)
+
+    def _encode(self, stimuli: Stimuli, device: str, start: int, stop: int) -> np.ndarray:
+        model = self._model(device)
+        batch = self._batch(stimuli, model, device, start, stop)
         with exact_arithmetic():
-            return self._array(pool(model.encode(torch.stack(tensors).to(device), self.layer), self.pooling))
+            return self._array(pool(model.encode(batch, self.layer), self.pooling))
+
+    def _encode_layers(
+        self, stimuli: Stimuli, layers: Sequence[str], device: str, start: int, stop: int
+    ) -> dict[str, np.ndarray]:
+        model = self._model(device)
+        batch = self._batch(stimuli, model, device, start, stop)
+        together = getattr(model, "encode_layers", None)
+        with exact_arithmetic():
+            found = together(batch, layers) if together else {name: model.encode(batch, name) for name in layers}
+            return {name: self._array(pool(found[name], self.pooling)) for name in layers}
 
 
 class TextEmbedder(_Embedder):
@@ -375,7 +484,7 @@ class TextEmbedder(_Embedder):
             )
         names = np.array(check_ids(ids, len(listed), "texts"))
         content, cut = hash_array(np.array(listed, dtype=str)), partial(self._cut, listed)
-        return self._features("text", content, names, partial(self._encode, listed), look=cut)
+        return self._features("text", content, names, None, partial(self._encode, listed), look=cut)
 
     def embed_captions(self, stimuli: Stimuli) -> xr.DataArray:
         """Mean vector of each stimulus' captions: ``X[n] = mean_k tower(caption[n][k])``.
@@ -422,7 +531,7 @@ class TextEmbedder(_Embedder):
 
             mean = unit_norm(torch.from_numpy(mean)).numpy()
         made = provenance(step="embed_captions", captions=found.attrs["provenance"])
-        return self._labelled(mean, stimuli.ids, "mean over captions", self.normalise, made)
+        return self._labelled(mean, stimuli.ids, None, "mean over captions", self.normalise, made)
 
     def _cut(self, texts: list[str], device: str) -> dict[str, Any]:
         """Which texts are longer than the model reads, for models that count tokens."""

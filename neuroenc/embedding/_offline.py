@@ -28,7 +28,7 @@ Norouzi et al. (2014), Zero-shot learning by convex combination of semantic embe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -109,16 +109,29 @@ class EfficientNetModel:
 
     def encode(self, batch: Any, layer: str | None) -> Output:
         """A layer's output; nothing beyond it is computed."""
+        return self._run(batch, [layer])[layer]
+
+    def encode_layers(self, batch: Any, layers: Sequence[str]) -> dict[str, Output]:
+        """Several layers in one forward pass, which ends behind the last of them."""
+        return {str(k): v for k, v in self._run(batch, layers).items()}
+
+    def _run(self, batch: Any, layers: Sequence[str | None]) -> dict[str | None, Output]:
+        found: dict[str | None, Output] = {}
         for name, module in self._layers.items():
             batch = module(batch)
-            if name == layer:
-                return Output(batch)
+            if name in layers:
+                found[name] = Output(batch)
+            if len(found) == len(layers):
+                return found
         pooled = batch.mean((2, 3))
-        if layer is None:
-            return Output(pooled)
-        if layer != "logits":
-            raise DataError(unknown_name("layer", layer, (*self._layers, "logits")))
-        return Output(self._classify(pooled))
+        for layer in layers:
+            if layer is None:
+                found[layer] = Output(pooled)
+            elif layer == "logits":
+                found[layer] = Output(self._classify(pooled))
+            elif layer not in found:
+                raise DataError(unknown_name("layer", layer, (*self._layers, "logits")))
+        return found
 
 
 def _package_folder(package: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
@@ -372,15 +372,21 @@ class OpenClipImageModel(LayeredModel):
         """Final vector (layer None) or a layer's tokens or channel map."""
         if layer is None:
             return Output(self._model.encode_image(batch))
-        visual = self._model.visual
-        options: dict[str, Any] = {"indices": [self._number(layer)], "stop_early": True, "intermediates_only": True}
+        return self.encode_layers(batch, [layer])[layer]
+
+    def encode_layers(self, batch: Any, layers: Sequence[str]) -> dict[str, Output]:
+        """Several layers in one forward pass, which ends behind the last of them."""
+        visual, order = self._model.visual, sorted(layers, key=self._number)
+        numbers = [self._number(layer) for layer in order]
+        options: dict[str, Any] = {"indices": numbers, "stop_early": True, "intermediates_only": True}
         transformer = hasattr(visual, "transformer") or hasattr(getattr(visual, "trunk", None), "pos_embed")
         if not transformer:
-            return Output(visual.forward_intermediates(batch, **options)["image_intermediates"][0])
+            found = visual.forward_intermediates(batch, **options)["image_intermediates"]
+            return {k: Output(plane) for k, plane in zip(order, found, strict=True)}
         options.update(output_fmt="NCHW", output_extra_tokens=True)
         found = visual.forward_intermediates(batch, **options)
-        extra = found.get("image_intermediates_prefix") or (None,)
-        return self._tokens(found["image_intermediates"][0], extra[0])
+        planes, extra = found["image_intermediates"], found.get("image_intermediates_prefix") or [None] * len(order)
+        return {k: self._tokens(plane, e) for k, plane, e in zip(order, planes, extra, strict=True)}
 
 
 class OpenClipText(_OpenClip):

@@ -7,6 +7,7 @@ preprocessing are known without building the model, so that cached features need
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -145,9 +146,10 @@ class Backbone(Protocol):
         """The model on ``device``.
 
         Of images: ``preprocess(image)``, a tensor (3, y, x) of one RGB PIL image, and ``encode(batch, layer)``, the
-        `Output` of a layer (None: the final vector) for a tensor (b, 3, y, x). Of texts: ``encode(texts)``, a tensor
-        (b, feature); one that cuts long texts has ``max_tokens`` and ``count_tokens(texts)`` besides, so that the cut
-        is told.
+        `Output` of a layer (None: the final vector) for a tensor (b, 3, y, x); one that gives several layers in one
+        forward pass has ``encode_layers(batch, layers)`` besides, a dict of `Output`. Of texts: ``encode(texts)``, a
+        tensor (b, feature); one that cuts long texts has ``max_tokens`` and ``count_tokens(texts)`` besides, so that
+        the cut is told.
         """
 
 
@@ -224,6 +226,9 @@ _KNOWN: dict[str, dict[str, str | Factory]] = {
         "world": "neuroenc.embedding._openclip:world_image",
         "efficientnet-lite0": "neuroenc.embedding._offline:EfficientNetLite0",
         "conse": "neuroenc.embedding._offline:ConseImage",
+        "gabor": "neuroenc.embedding._lowlevel:GaborEnergy",
+        "contrast": "neuroenc.embedding._lowlevel:LocalContrast",
+        "colour": "neuroenc.embedding._lowlevel:Colour",
     },
     "text": {
         "world": "neuroenc.embedding._openclip:world_text",
@@ -277,15 +282,27 @@ def list_backbones() -> dict[str, str]:
     return {name: " + ".join(kind for kind, table in _KNOWN.items() if name in table) for name in names}
 
 
-def check_model(model: Any, pretrained: Any, seed: Any = 0) -> tuple[str, str | None]:
-    """Both as text, if they are names or paths."""
+def is_module(model: Any) -> bool:
+    """Whether ``model`` is a torch module; torch is not imported for that."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def check_model(model: Any, pretrained: Any, seed: Any = 0) -> tuple[Any, str | None]:
+    """Both as text, if they are names or paths; a torch module as it is."""
     check_whole("seed", seed, least=0)
+    if is_module(model):
+        if pretrained is not None:
+            raise ConfigError(
+                f"a torch module has its weights. Next step: leave pretrained={pretrained!r} out, or load them into it."
+            )
+        return model, None
     if not isinstance(model, str):
         raise ConfigError(
             f"model is a {type(model).__name__}; legal is a name ({', '.join(list_backbones())}, an open_clip "
-            "architecture, 'timm:NAME', 'local-dir:PATH'). Next step: register_backbone('mine', image=...) with a "
-            "function that describes your network (its name, weights_hash(), layers() and load(device)), then "
-            "model='mine'."
+            "architecture, 'timm:NAME', 'torchvision:NAME', 'local-dir:PATH') or, of images, a torch module. Next "
+            "step: register_backbone('mine', image=...) with a function that describes your network (its name, "
+            "weights_hash(), layers() and load(device)), then model='mine'."
         )
     if pretrained is not None and not isinstance(pretrained, (str, os.PathLike)):
         raise ConfigError(f"pretrained is a {type(pretrained).__name__}; legal are a tag, the path of a file, or None.")
@@ -320,7 +337,7 @@ def _registered(kind: str, model: str, pretrained: str | None) -> Factory | None
     return _factory(table[model])
 
 
-def image_backbone(model: str, pretrained: str | None, seed: int, preprocessing: Mapping[str, Any] | None) -> Backbone:
+def image_backbone(model: Any, pretrained: str | None, seed: int, preprocessing: Mapping[str, Any] | None) -> Backbone:
     """An image model by name, described and not loaded yet.
 
     Parameters
@@ -340,21 +357,27 @@ def image_backbone(model: str, pretrained: str | None, seed: int, preprocessing:
     """
     if preprocessing is not None and not isinstance(preprocessing, Mapping):
         raise ConfigError(f"preprocessing is a {type(preprocessing).__name__}; legal is a mapping, {{'size': 224}}.")
-    factory = _registered("image", model, pretrained)
+    factory = None if is_module(model) else _registered("image", model, pretrained)
     if factory is not None:
         return factory(preprocessing=preprocessing)
-    if model.startswith("timm:"):
-        return _factory("neuroenc.embedding._timm:TimmImage")(model, pretrained, seed=seed, preprocessing=preprocessing)
-    return _factory("neuroenc.embedding._openclip:OpenClipImage")(
-        model, pretrained, seed=seed, preprocessing=preprocessing
-    )
+    if is_module(model) or model.startswith("torchvision:"):
+        entry = "neuroenc.embedding._torch:TorchImage"
+    elif model.startswith("timm:"):
+        entry = "neuroenc.embedding._timm:TimmImage"
+    else:
+        entry = "neuroenc.embedding._openclip:OpenClipImage"
+    return _factory(entry)(model, pretrained, seed=seed, preprocessing=preprocessing)
 
 
 def text_backbone(model: str, pretrained: str | None, seed: int) -> Backbone:
     """Description of a text model by name."""
+    if is_module(model):
+        raise ConfigError(
+            "a torch module embeds images, not texts. Next step: name a text model, or register_backbone."
+        )
     factory = _registered("text", model, pretrained)
     if factory is not None:
         return factory()
-    if model.startswith("timm:"):
+    if model.startswith(("timm:", "torchvision:")):
         raise ConfigError(unknown_name("text model", model, _KNOWN["text"], f"{model!r} embeds no texts."))
     return _factory("neuroenc.embedding._openclip:OpenClipText")(model, pretrained, seed=seed)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
@@ -236,9 +236,15 @@ class TimmModel(LayeredModel):
         model = self._model
         if layer is None:
             return Output(model.forward_head(model.forward_features(batch), pre_logits=True).flatten(1))
-        options = {**self._options, "indices": [self._number(layer)]}
+        return self.encode_layers(batch, [layer])[layer]
+
+    def encode_layers(self, batch: Any, layers: Sequence[str]) -> dict[str, Output]:
+        """Several layers in one forward pass, which ends behind the last of them."""
+        model, order = self._model, sorted(layers, key=self._number)
+        options = {**self._options, "indices": [self._number(layer) for layer in order]}
         if not self._has_tokens:
-            return Output(model.forward_intermediates(batch, **options)[0])
-        found = model.forward_intermediates(batch, **options, return_prefix_tokens=True)[0]
-        plane, extra = found if isinstance(found, tuple) else (found, None)
-        return self._tokens(plane, None if getattr(model, "has_class_token", True) is False else extra)
+            return {k: Output(v) for k, v in zip(order, model.forward_intermediates(batch, **options), strict=True)}
+        found = model.forward_intermediates(batch, **options, return_prefix_tokens=True)
+        parts = [x if isinstance(x, tuple) else (x, None) for x in found]
+        bare = getattr(model, "has_class_token", True) is False
+        return {k: self._tokens(plane, None if bare else extra) for k, (plane, extra) in zip(order, parts, strict=True)}

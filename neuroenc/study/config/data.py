@@ -160,7 +160,7 @@ class DataConfig(Table):
 
 #: Keys of a feature space that each kind reads, besides ``standardise``.
 FEATURES = {
-    "image": ("model", "pretrained", "layer", "pooling", "normalise", "preprocessing"),
+    "image": ("model", "pretrained", "layer", "layers", "pooling", "normalise", "preprocessing"),
     "captions": ("model", "pretrained", "normalise"),
     "dense": ("model", "pretrained", "normalise", "grid", "table"),
     "pixels": ("size",),
@@ -178,11 +178,15 @@ class FeaturesConfig(Table):
         "dense": text embeddings of captions of ``grid`` x ``grid`` cells, a map. "pixels": the pictures themselves, for
         trained cores. "file": features of your own. Left out: "file" where there is a ``file``, else "image".
     model
-        Name of a model: "world", "conse", "minilm", "efficientnet-lite0", a torchvision, timm or open_clip name.
+        Name of a model: "world", "conse", "minilm", "efficientnet-lite0", "gabor", "contrast", "colour",
+        "torchvision:alexnet", "timm:resnet50.a1_in1k", or an open_clip architecture.
     pretrained
         Weights of an open_clip model, such as "openai".
     layer
         Layer of the model; its last embedding where left out.
+    layers
+        Several layers of an image model, each a feature space ``NAME.LAYER`` of its own; one forward pass of each image
+        serves all.
     pooling
         Of an intermediate layer: "mean" over places, "cls", "tokens", "map", or n for averages over n x n cells. Left
         out: as the layer gives it.
@@ -209,6 +213,7 @@ class FeaturesConfig(Table):
     model: str = "efficientnet-lite0"
     pretrained: str = ""
     layer: str = ""
+    layers: list[str] = []
     pooling: str | Count = ""
     normalise: bool = False
     standardise: bool = True

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
+from pydantic import field_validator
+
+from neuroenc._core.errors import ConfigError
 from neuroenc.study.config.captions import CaptionsConfig
 from neuroenc.study.config.compare import CompareConfig
 from neuroenc.study.config.data import DataConfig, EncoderConfig, EvaluationConfig, FeaturesConfig
@@ -89,3 +93,27 @@ class StudyConfig(Table):
     captions: CaptionsConfig | None = None
     report: ReportConfig = ReportConfig()
     compute: ComputeConfig = ComputeConfig()
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _a_space_for_each_layer(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        spaces: dict[Any, Any] = {}
+        for name, table in given.items():
+            table = table.model_dump(exclude_unset=True) if isinstance(table, FeaturesConfig) else table
+            layers = table.get("layers") if isinstance(table, Mapping) else None
+            if not isinstance(layers, (list, tuple)) or not layers:
+                new = {name: table}
+            elif table.get("layer"):
+                raise ConfigError(
+                    f"{name} has layer = {table['layer']!r} and layers = {layers}; leave one of them out."
+                )
+            else:
+                rest = {k: v for k, v in table.items() if k != "layers"}
+                new = {f"{name}.{layer}": {**rest, "layer": layer} for layer in layers}
+            double = sorted(set(map(str, new)) & set(map(str, spaces)))
+            if double:
+                raise ConfigError(f"two feature spaces are named {double[0]!r}. Next step: name one of them otherwise.")
+            spaces |= new
+        return spaces

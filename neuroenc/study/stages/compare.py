@@ -16,7 +16,7 @@ from neuroenc._core.tables import write_table
 from neuroenc.data import EncodingData, Stimuli
 from neuroenc.encoders.comparison import Cell, Comparison, build_cells, compare as compare_cells, make_folds
 from neuroenc.study.config import CompareConfig
-from neuroenc.study.stages.load import make_features
+from neuroenc.study.stages.load import make_spaces
 from neuroenc.study.stages.score import noise_ceilings
 from neuroenc.study.study import Study, stage
 
@@ -37,10 +37,11 @@ def compare(study: Study) -> dict[str, Any]:
     unseen = f", {missing:.0%} not seen" if missing else ""
     study.say(f"    {responses.shape[0]} stimuli, {responses.shape[1]} voxels{unseen}")
     make_folds(responses, config.cv, config.validation, whole.seed)
-    spaces = {}
+    spaces: dict[str, xr.DataArray] = {}
+    made = make_spaces({k: v for k, v in whole.features.items() if k in used}, stimuli, study.progress)
     for name, settings in whole.features.items():
         if name in used:
-            space = make_features(settings, stimuli, study.progress)
+            space = made[name]
             spaces[name] = data.match(space, _once(responses)) if settings.kind == "file" else space
             scaled = "" if settings.standardise else "; standardised, as every space of a comparison"
             study.say(f"    {name}: {' x '.join(map(str, spaces[name].shape[1:]))}{scaled}")

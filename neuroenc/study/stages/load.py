@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,11 +117,9 @@ def embed(study: Study) -> dict[str, Any]:
     if "features" in study.given:
         spaces = {k: flatten(data.validate_features(v)) for k, v in study.given["features"].items()}
     else:
-        spaces = {}
-        for name, settings in study.config.features.items():
-            if settings.kind in ("pixels", "dense"):
-                continue  # maps of the comparison
-            spaces[name] = flatten(make_features(settings, study.stimuli, study.progress))
+        # Pixels and grids of captions are maps of the comparison.
+        wanted = {k: v for k, v in study.config.features.items() if v.kind not in ("pixels", "dense")}
+        spaces = {k: flatten(v) for k, v in make_spaces(wanted, study.stimuli, study.progress).items()}
     for name, space in spaces.items():
         study.say(f"    {name}: {space.shape[1]} features")
     return {"spaces": spaces}
@@ -242,17 +240,41 @@ def standardised(study: Study, space: str) -> bool:
     return settings is None or settings.standardise
 
 
-def image_embedder(config: FeaturesConfig, progress: bool = False) -> ImageEmbedder:
-    """The layer of a vision model that ``[features.NAME]`` describes."""
+def image_embedder(
+    config: FeaturesConfig, progress: bool = False, layers: Sequence[str] | None = None
+) -> ImageEmbedder:
+    """The layer of a vision model that ``[features.NAME]`` describes, or ``layers`` of it."""
     return ImageEmbedder(
         config.model,
         config.pretrained or None,
-        layer=config.layer or None,
+        layer=None if layers else config.layer or None,
+        layers=layers,
         pooling=config.pooling if config.pooling != "" else None,
         normalise=config.normalise,
         preprocessing=config.preprocessing or None,
         progress=progress,
     )
+
+
+def make_spaces(
+    features: Mapping[str, FeaturesConfig], stimuli: Stimuli | None, progress: bool = True
+) -> dict[str, xr.DataArray]:
+    """Features of each space by name; layers of one image model are computed in one forward pass."""
+    together: dict[str, list[str]] = {}
+    for name, config in features.items():
+        if config.kind == "image" and config.layer:
+            key = config.model_dump_json(exclude={"layer", "standardise"})
+            together.setdefault(key, []).append(name)
+    found: dict[str, xr.DataArray] = {}
+    for names in together.values():
+        layers = {features[name].layer: name for name in names}
+        if len(layers) > 1 and stimuli is not None:
+            made = image_embedder(features[names[0]], progress, list(layers)).embed_layers(stimuli)
+            found |= {name: made[features[name].layer] for name in names}
+    return {
+        name: found[name] if name in found else make_features(config, stimuli, progress)
+        for name, config in features.items()
+    }
 
 
 def make_features(config: FeaturesConfig, stimuli: Stimuli | None, progress: bool = True) -> xr.DataArray:
