@@ -1,3 +1,4 @@
+from ._basis import BasisTransform as BasisTransform
 from ._cache import cache_clear as cache_clear, cache_dir as cache_dir, cache_list as cache_list
 from ._caption_grid import caption_grid as caption_grid
 from ._embedders import ImageEmbedder as ImageEmbedder, TextEmbedder as TextEmbedder

@@ -1,5 +1,6 @@
 from . import comparison as comparison, incontext as incontext, readout as readout
 from ._base import LinearEncoder as LinearEncoder, load_encoder as load_encoder
+from ._carry import CarriedEncoder as CarriedEncoder, carry_over as carry_over
 from ._folds import resolve_folds as resolve_folds
 from ._labels import align_voxels as align_voxels, check_space as check_space, feature_space as feature_space
 from .incontext import InContextEncoder as InContextEncoder

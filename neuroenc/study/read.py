@@ -289,6 +289,8 @@ def _check_compare(compare: CompareConfig, features: Mapping[str, FeaturesConfig
         named += [(f"compare.regions.{k}", getattr(compare.regions, k)) for k in ("vision", "dense", "single")]
     if compare.layers:
         named += [("compare.layers.order", name) for name in compare.layers.order]
+    if not isinstance(compare.unique, bool):
+        named += [("compare.unique", name) for name in compare.unique]
     for where, name in named:
         if name.split("/")[0] not in features:
             raise ConfigError(unknown_name(f"value of {where}:", name, features))

@@ -18,7 +18,7 @@ import xarray as xr
 
 from neuroenc import stats
 from neuroenc._core.arrays import as_numpy
-from neuroenc._core.checks import check_whole, keywords
+from neuroenc._core.checks import check_whole, keywords, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.executor import Executor
 from neuroenc._core.store import Store, Tensors
@@ -28,6 +28,7 @@ from neuroenc.encoders._labels import align_voxels
 from neuroenc.encoders.comparison import _grid as grid
 from neuroenc.encoders.comparison._grid import Fitted, Job, Source
 from neuroenc.encoders.comparison._result import Comparison
+from neuroenc.encoders.comparison._unique import KIND, fit_unique, unique_cell
 
 
 def pool_cells(maps: np.ndarray, cells: int | None) -> np.ndarray:
@@ -70,7 +71,10 @@ def fit_job(job: Job, source: Source, threads: int = 1, checkpoint: Path | None 
     if not job.cell.closed_form:
         import torch  # noqa: F401  (so that its threads are limited too)
     with _threads(threads):
-        fitted = _ridge(job, source) if job.cell.closed_form else _trained(job, source, checkpoint)
+        if job.cell.kind == KIND:
+            fitted = fit_unique(job, source)
+        else:
+            fitted = _ridge(job, source) if job.cell.closed_form else _trained(job, source, checkpoint)
     fitted.record |= {"cell": job.cell.name, "fold": job.fold, "group": job.group, "n_voxels": len(job.voxels)}
     fitted.record |= {f"n_{part}": len(rows) for part, rows in vars(job.rows).items()}
     fitted.record["seconds"] = time.perf_counter() - start
@@ -218,6 +222,8 @@ def compare(
     n_candidates: int = 3,
     training: Mapping[str, Any] | None = None,
     noise_ceiling: Any = None,
+    unique: Sequence[str] = (),
+    n_components: int = 100,
     n_bootstraps: int = 1000,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -261,6 +267,10 @@ def compare(
         Arguments of `ReadoutEncoder` for all cells that are trained by gradients.
     noise_ceiling : array (voxel,), optional
         As correlations.
+    unique : sequence of str, optional
+        Feature spaces of which `Comparison.unique_variance` tells what each predicts that the others do not.
+    n_components : int
+        Principal components of each space in these joint models, fitted on the training rows of each fold.
     n_bootstraps : int
         Resamples of stimuli.
     seed : int
@@ -312,12 +322,15 @@ def compare(
     _check_responses(responses)
     spaces = dict(features)
     chosen = grid.build_cells(list(spaces), readouts, cores, cells, training)
-    used = {name for cell in chosen for name in (cell.features, cell.context) if name}
+    for name in unique:
+        one_of("space in unique:", name, spaces)
+    joint = [unique_cell(list(unique), check_whole("n_components", n_components))] if unique else []
+    used = {name for cell in [*chosen, *joint] for name in cell.spaces if name}
     spaces = {name: space for name, space in spaces.items() if name in used}
     indices = {name: _rows_of(name, space, responses) for name, space in spaces.items()}
     ceiling = check_ceiling(noise_ceiling, responses)
     folds = grid.make_folds(responses, cv, validation, seed)
-    jobs = grid.make_jobs(chosen, folds, responses, n_candidates, seed)
+    jobs = grid.make_jobs([*chosen, *joint], folds, responses, n_candidates, seed)
     # Gone with the last reference to the comparison.
     kept = tempfile.TemporaryDirectory(prefix="neuroenc-compare-") if out is None else None
     store, executor = Store(kept.name if kept else os.fspath(out or "")), Executor(workers, client, progress)
@@ -333,7 +346,15 @@ def compare(
     finally:
         executor.close()
     return Comparison(
-        chosen, jobs, store, responses, noise_ceiling=ceiling, n_bootstraps=n_bootstraps, seed=seed, keep=kept
+        chosen,
+        jobs,
+        store,
+        responses,
+        noise_ceiling=ceiling,
+        n_bootstraps=n_bootstraps,
+        seed=seed,
+        features={name: (space.values, indices[name]) for name, space in spaces.items()},
+        keep=kept,
     )
 
 

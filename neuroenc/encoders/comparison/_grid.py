@@ -52,6 +52,11 @@ class Cell:
         """``features/readout``, or ``features/core/readout``."""
         return "/".join(part for part in (self.features, self.core, self.readout) if part)
 
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """Feature spaces that are read: its own and its context ("" where there is none), or those of a joint model."""
+        return tuple(self.options["spaces"]) if self.kind == "unique" else (self.features, self.context)
+
 
 def _named(what: str, given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, dict[str, Any]]:
     if given is None:
@@ -427,10 +432,11 @@ class Source:
     def key(self, job: Job) -> str:
         """Hash of all that decides what a job gives."""
         cell = job.cell
-        used = [f"{part}-{name}" for name in (cell.features, cell.context) if name for part in ("features", "index")]
+        names = cell.spaces
+        used = [f"{part}-{name}" for name in names if name for part in ("features", "index")]
         data = [self.hashes[name] for name in ("responses", *used)]
         # Which axis holds channels, and which voxels share a readout, decide as much as the numbers do.
-        forms: list[Any] = [self.kinds.get(cell.features), self.kinds.get(cell.context), self.subjects]
+        forms: list[Any] = [*(self.kinds.get(name) for name in names), self.subjects]
         if cell.core_kind == "trunk":
             forms += [self.labels, self.spaces.get(cell.features, [])]
         return content_key(data, forms, job.rows, job.voxels, cell, job.candidates, job.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from neuroenc.data import save
 from neuroenc.encoders.comparison import _statistics as statistics
 from neuroenc.encoders.comparison._grid import Cell, Fitted, Job
 from neuroenc.encoders.comparison._profiles import REGIONS, classify, layer_positions, layer_table, region_shares
+from neuroenc.encoders.comparison._unique import KIND, unique_variance
 
 
 class Comparison:
@@ -51,12 +52,14 @@ class Comparison:
         noise_ceiling: np.ndarray | None,
         n_bootstraps: int,
         seed: int,
+        features: Mapping[str, tuple[Any, np.ndarray]] | None = None,
         keep: Any = None,
     ) -> None:
         self._cells = list(cells)
         self.cells = [cell.name for cell in cells]
-        self._jobs = {name: [job for job in jobs if job.cell.name == name] for name in self.cells}
+        self._jobs = {name: [job for job in jobs if job.cell.name == name] for name in [*self.cells, KIND]}
         self._store, self._keep = store, keep
+        self._features = dict(features or {})
         self.responses = responses
         self.noise_ceiling = noise_ceiling
         self.n_bootstraps, self.seed = n_bootstraps, seed
@@ -68,7 +71,7 @@ class Comparison:
         return f"Comparison({len(self.cells)} cells, {voxels} voxels, {rows} rows: {', '.join(self.cells)})"
 
     def _fits(self, cell: str) -> list[tuple[Job, Fitted]]:
-        if cell not in self._jobs:
+        if not self._jobs.get(cell):
             raise ConfigError(unknown_name("cell", cell, self.cells))
         found = [(job, self._store.read(job.name, job.key)) for job in self._jobs[cell]]
         lost = [job.name for job, parts in found if parts is None]
@@ -308,6 +311,63 @@ class Comparison:
         drawn = self._part([f"{layer}/{readout}" for layer in layers])
         found = layer_positions(list(layers), drawn, q).assign_coords(self._voxels())
         return found, layer_table(list(layers), drawn, self.groups)
+
+    def unique_variance(self, q: float = 0.05) -> tuple[xr.Dataset, pd.DataFrame] | None:
+        """Unique variance of each feature space, and of two or three what they share; None where not asked for.
+
+        Parts of R2 on the test rows, not clipped: a part below zero is a joint model that predicts worse than without
+        the space. Predictions are fixed in the bootstrap, as in all statistics of the comparison.
+
+        Parameters
+        ----------
+        q : float
+            FDR level over voxels.
+
+        Returns
+        -------
+        Dataset (part, voxel)
+            ``share``, ``low``, ``high``, ``p``, ``q``; ``total`` (voxel), R2 of all spaces together. Parts are named
+            by a space (unique) or by several joined by " & " (shared by exactly these).
+        DataFrame
+            One row a group and part: ``median_share`` with interval, ``share_voxels`` above zero after FDR.
+        """
+        if not self._jobs[KIND]:
+            return None
+        fits = self._fits(KIND)
+        total = {name: np.full(self.responses.shape, np.nan, dtype=np.float32) for name in fits[0][1].arrays}
+        for job, fitted in fits:
+            for name, values in fitted.arrays.items():
+                total[name][np.ix_(job.rows.test, job.voxels)] = values
+        measured = self.responses.values[self._tested]
+        found, table = unique_variance(
+            measured,
+            {k: np.where(np.isnan(measured), np.nan, v[self._tested]) for k, v in total.items()},
+            fits[0][0].cell.options["spaces"],
+            self.groups,
+            stimuli=self.responses["stimulus"].values[self._tested],
+            n_bootstraps=self.n_bootstraps,
+            seed=self.seed,
+            level=q,
+        )
+        return found.assign_coords(self._voxels()), table
+
+    def similarity(self) -> pd.DataFrame:
+        """Representational similarity beside encoding: one row a group and model, Spearman r of their RDMs.
+
+        ``of`` "prediction": the RDM of a cell's held-out predictions, whose features are weighted by the fit; ``of``
+        "features": that of a feature space as it is. Groups of five voxels or more count, over the stimuli that all of
+        their voxels saw (at most 120, the same for all models); intervals are over stimuli.
+
+        References: Kriegeskorte, Mur & Bandettini (2008), Front. Syst. Neurosci. 2:4; Khaligh-Razavi & Kriegeskorte
+        (2014), PLoS Comput. Biol. 10:e1003915 (weighted features).
+        """
+        at, models = self._tested, []
+        for name, (space, index) in self._features.items():
+            if any(cell.features == name and not cell.core for cell in self._cells):
+                models.append(("features", name, np.asarray(space)[index[at]]))
+        models += [("prediction", cell, self.predictions(cell).values[at]) for cell in self.cells]
+        how = {"stimuli": self.responses["stimulus"].values[at], "n_bootstraps": self.n_bootstraps, "seed": self.seed}
+        return statistics.similarity_table(self.responses.values[at], models, self.groups, **how)
 
     def warp_spread(self) -> xr.Dataset | None:
         """How far content moves receptive fields (cell, voxel), mean over folds; None where no readout does."""

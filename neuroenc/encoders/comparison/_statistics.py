@@ -231,3 +231,70 @@ def voxel_winner(names: Sequence[str], drawn: Samples, level: float) -> xr.Datas
             "q": ("voxel", q),
         }
     )
+
+
+#: Stimuli and resamples of representational similarity at most: its cost grows with the square of the stimuli.
+_RSA_STIMULI, _RSA_BOOTSTRAPS = 120, 200
+_RSA_VOXELS = 5
+
+
+def similarity_table(
+    measured: np.ndarray,
+    models: Sequence[tuple[str, str, np.ndarray]],
+    groups: Sequence[Group],
+    *,
+    stimuli: np.ndarray,
+    n_bootstraps: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Representational similarity of models with each group of voxels: Spearman correlation of their RDMs.
+
+    Dissimilarities are 1 - correlation, over voxels or features. Of each group the stimuli count that all of its voxels
+    saw, at most 120 of them drawn by ``seed``; intervals (95 %) are over stimuli.
+
+    Parameters
+    ----------
+    measured : array (row, voxel)
+    models : sequence of (kind, name, array (row, ...))
+        Kind "prediction" (row, voxel) is read at the voxels of the group, "features" as it is.
+    groups : sequence of Group
+    stimuli : array (row,)
+    n_bootstraps, seed : int
+    """
+    names, number = np.unique(stimuli, return_inverse=True)
+    count = np.bincount(number)[:, None]
+
+    def averaged(values: np.ndarray) -> np.ndarray:
+        flat = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+        total = np.zeros((len(names), flat.shape[1]))
+        np.add.at(total, number, flat)
+        return total / count
+
+    y = averaged(measured)
+    rng = np.random.default_rng([seed, 5])
+    resampler = stats.Resampler(min(n_bootstraps, _RSA_BOOTSTRAPS), seed=seed)
+    rows: list[dict[str, Any]] = []
+    for group in groups:
+        known = np.flatnonzero(np.isfinite(y[:, group.voxels]).all(axis=1))
+        if len(known) > _RSA_STIMULI:
+            known = np.sort(rng.choice(known, _RSA_STIMULI, replace=False))
+        if len(group.voxels) < _RSA_VOXELS or len(known) < 10:
+            continue
+        at = np.flatnonzero(np.isin(number, known))
+        place = np.searchsorted(known, number[at])
+        first = at[np.unique(place, return_index=True)[1]]  # features of a stimulus are equal in all its rows
+        mine = stats.rdm(y[known][:, group.voxels])
+        each = []
+        for kind, _, values in models:
+            own = averaged(values[:, group.voxels])[known] if kind == "prediction" else values[first]
+            each.append(stats.rdm(np.asarray(own, dtype=np.float64).reshape(len(known), -1)))
+        defined = [k for k, part in enumerate(each) if np.isfinite(part).all()]
+        if not defined or not np.isfinite(mine).all():
+            continue
+        found = resampler.rdms(np.stack([each[k] for k in defined]), mine[None], over="stimuli")
+        for n, k in enumerate(defined):
+            row: dict[str, Any] = {"kind": group.kind, "group": group.name, "model": models[k][1], "of": models[k][0]}
+            row |= {"n_voxels": len(group.voxels), "n_stimuli": len(known), "similarity": float(found.estimate[n])}
+            rows.append(row | {"low": float(found.low[n]), "high": float(found.high[n])})
+    columns = ["kind", "group", "model", "of", "n_voxels", "n_stimuli", "similarity", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)

@@ -157,6 +157,69 @@ def layers_section(cells: Cells, found: xr.Dataset, table: pd.DataFrame | None) 
     return Section("layers", "Which layer", lead, blocks, nav="Layers")
 
 
+def unique_section(cells: Cells, found: xr.Dataset, table: pd.DataFrame | None) -> Section:
+    """What each feature space predicts that the others do not, in every group and voxel."""
+    groups, said = cells.drawn
+    names = [str(x) for x in found["part"].values]
+    share = np.asarray(found["share"].transpose("part", "voxel").values, float)
+    values = group_medians(share, groups)
+    top = max(float(np.nanmax(np.abs(values), initial=0.0)), 1e-6)
+    figure = draw_groups(values, names, groups, label="share of variance", cmap="RdBu_r", limits=(-top, top))
+    words = "; ".join(f"{name} {number(float(row[0]), digits=3)}" for name, row in zip(names, values))
+    drawn = f"Median over voxels of the share of variance. {said}"
+    blocks = [Block(figure, f"Unique shares over all voxels: {words}.", drawn, table, about="every group and part")]
+    single = [k for k, name in enumerate(names) if " & " not in name]
+    known = np.isfinite(share[single]).all(axis=0)
+    first = np.array([names[single[k]] for k in np.where(known, share[single], -np.inf).argmax(axis=0)])
+    sure = np.asarray(found["q"].transpose("part", "voxel").values, float)[single] < found.attrs.get("q_level", 0.05)
+    any_sure = (sure & (share[single] > 0)).any(axis=0)
+    labels = np.where(~known, "", np.where(any_sure, first, "none"))
+    colours = {**colours_of([n for n in names if " & " not in n]), "none": TIE}
+    figures = cells.canvas.draw(labels, label="", heights=best_of(share[single]), colours=colours)
+    if figures:
+        counts = {c: percent(float(np.mean(labels[labels != ""] == c))) for c in colours if (labels == c).any()}
+        key = legend({c: colours[c] for c in counts}, counts)
+        drawn = "The space of largest unique share, where one is above zero after correction over voxels. "
+        said_of = "; ".join(f"{c} {n}" for c, n in counts.items())
+        blocks.append(
+            Block(figures, f"Space of largest unique share: {said_of}.", drawn + cells.canvas.how, legend=key)
+        )
+    lead = (
+        "R2 of a joint model of all spaces less R2 without one of them: what that space alone predicts. Joint models "
+        "are banded ridge on the first principal components of each space. "
+    )
+    if len(single) < len(names):
+        lead += "A row of several names is what exactly these spaces share. "
+    lead += "Nothing is clipped: below zero, the space costs more than it brings."
+    return Section("unique", "What only one space predicts", lead, blocks, nav="Unique variance")
+
+
+def similarity_section(cells: Cells, table: pd.DataFrame) -> Section | None:
+    """Representational similarity of predictions and of features as they are, in every group."""
+    known = {(g.kind, g.name): g for g in cells.groups}
+    groups = [known[key] for key in dict.fromkeys(zip(table["kind"], table["group"])) if key in known]
+    groups, said = by_kind(groups, MAX_GROUPS)
+    if not groups:
+        return None
+    models = list(dict.fromkeys(zip(table["of"], table["model"])))
+    values = np.full((len(models), len(groups)), np.nan)
+    for row in table.to_dict("records"):
+        for column, group in enumerate(groups):
+            if (row["kind"], row["group"]) == (group.kind, group.name):
+                values[models.index((row["of"], row["model"])), column] = row["similarity"]
+    names = [f"{name} (features)" if of == "features" else str(name) for of, name in models]
+    figure = draw_groups(values, names, groups, label="Spearman r of RDMs", rings=rings_of(values))
+    words = "; ".join(f"{name} {number(float(row[0]), digits=2)}" for name, row in zip(names, values))
+    alt = f"Similarity of RDMs in the first group ({groups[0].name}): {words}."
+    drawn = f"A frame marks the highest of each column, without a test. {said}"
+    lead = (
+        "Dissimilarities (1 - correlation) of all pairs of test stimuli, in the responses of a group and in what "
+        "predicts them: held-out predictions, whose features are weighted by the fit, and features as they are."
+    )
+    block = Block(figure, alt, drawn, table, about="every group and model, with intervals over stimuli")
+    return Section("similarity", "Representational similarity", lead, [block], nav="RSA")
+
+
 def warp_section(cells: Cells, warp: xr.Dataset) -> Section | None:
     """How far content moves, turns and scales receptive fields."""
     groups, said = cells.drawn

@@ -34,6 +34,9 @@ def comparison_sections(
     regions: xr.Dataset | None = None,
     layers: xr.Dataset | None = None,
     layer_table: pd.DataFrame | None = None,
+    unique: xr.Dataset | None = None,
+    unique_table: pd.DataFrame | None = None,
+    similarity: pd.DataFrame | None = None,
     warp: xr.Dataset | None = None,
     gates: xr.DataArray | None = None,
     conflict: xr.DataArray | None = None,
@@ -64,6 +67,13 @@ def comparison_sections(
         ``r`` (layers, voxel) and ``position`` (voxel) from 0 to 1; the attribute ``readout`` names their readout.
     layer_table : pandas.DataFrame, optional
         Best layer of every group, shown with ``layers``.
+    unique : xarray.Dataset (part, voxel), optional
+        ``share`` of variance that each feature space alone predicts, and ``total`` (voxel); with ``unique_table``, the
+        medians of every group (`neuroenc.encoders.comparison.Comparison.unique_variance`).
+    unique_table : pandas.DataFrame, optional
+        ``kind, group, part, median_share, low, high, share_voxels``.
+    similarity : pandas.DataFrame, optional
+        ``kind, group, model, of, similarity, low, high``: RDMs of predictions and features beside those of responses.
     warp : xarray.Dataset (cell, voxel), optional
         Spread over stimuli of what moves receptive fields; each variable is shown.
     gates : xarray.DataArray (cell, space, voxel), optional
@@ -109,6 +119,7 @@ def comparison_sections(
         curves = check_names(curves, _CURVES, "curves", names, ["cell"])
     maps = {"winner": (winner, ["winner"]), "regions": (regions, ["region"]), "warp": (warp, [])}
     maps["gates"] = None if gates is None else gates.to_dataset(name="gate"), ["gate"]
+    maps["unique"] = (unique, ["share"])
     for what, (found, wanted) in (maps | {"layers": (layers, ["r", "position"])}).items():
         if found is not None:
             check_same_voxels(found, scores, wanted, what)
@@ -123,6 +134,8 @@ def comparison_sections(
         lambda: _pairs(cells, pairs) if pairs is not None else None,
         lambda: shared.regions_section(cells, regions) if regions is not None else None,
         lambda: shared.layers_section(cells, layers, layer_table) if layers is not None else None,
+        lambda: shared.unique_section(cells, unique, unique_table) if unique is not None else None,
+        lambda: shared.similarity_section(cells, similarity) if similarity is not None else None,
         lambda: shared.warp_section(cells, warp) if warp is not None else None,
         lambda: shared.gates_section(cells, gates) if gates is not None else None,
         lambda: shared.conflict_section(conflict) if conflict is not None else None,

@@ -69,6 +69,11 @@ class CompareConfig(Table):
         Bootstrap samples of stimuli, for intervals and paired tests.
     q
         False discovery rate of comparisons between cells.
+    unique
+        Feature spaces whose unique variance is told: what each predicts that the others do not, by joint models. true:
+        all that ridge reads, where these are two to eight.
+    n_components
+        Principal components of each space in the joint models, fitted on training stimuli.
     training
         Arguments of `neuroenc.encoders.readout.ReadoutEncoder` for all cells that are trained by gradients.
     regions
@@ -85,6 +90,8 @@ class CompareConfig(Table):
     n_candidates: Count = 3
     n_bootstraps: Count = 1000
     q: Share = 0.05
+    unique: list[str] | bool = True
+    n_components: Count = 100
     training: dict[str, Any] = {}
     regions: RegionsConfig | None = None
     layers: LayersConfig | None = None

@@ -14,14 +14,20 @@ from neuroenc import data
 from neuroenc._core.errors import DataError
 from neuroenc._core.tables import write_table
 from neuroenc.data import EncodingData, Stimuli
-from neuroenc.encoders.comparison import Cell, Comparison, build_cells, compare as compare_cells, make_folds
+from neuroenc.encoders.comparison import (
+    Cell,
+    Comparison,
+    build_cells,
+    compare as compare_cells,
+    make_folds,
+)
 from neuroenc.study.config import CompareConfig
 from neuroenc.study.stages.load import make_spaces
 from neuroenc.study.stages.score import noise_ceilings
 from neuroenc.study.study import Study, stage
 
 # Settings of ``[compare]`` that the comparison takes by the same name.
-_PASSED = ("cores", "cv", "validation", "n_candidates", "training", "n_bootstraps")
+_PASSED = ("cores", "cv", "validation", "n_candidates", "training", "n_components", "n_bootstraps")
 
 
 @stage(
@@ -31,7 +37,8 @@ def compare(study: Study) -> dict[str, Any]:
     """Every feature space through every readout, on the same rows, folds and tuning budget."""
     config, whole = study.table("compare"), study.config
     cells = cells_of(config, whole.features)
-    used = {name for cell in cells for name in (cell.features, cell.context) if name}
+    unique = unique_spaces(config, cells)
+    used = {name for cell in cells for name in cell.spaces if name} | set(unique)
     responses, stimuli, ceiling = _responses(study)
     missing = float(np.isnan(responses.values).mean())
     unseen = f", {missing:.0%} not seen" if missing else ""
@@ -56,6 +63,7 @@ def compare(study: Study) -> dict[str, Any]:
         cells=config.cells or None,
         **{name: getattr(config, name) for name in _PASSED},
         noise_ceiling=ceiling,
+        unique=unique,
         seed=whole.seed,
         out=study.store.folder,
         client=study.executor.client,
@@ -70,6 +78,14 @@ def compare(study: Study) -> dict[str, Any]:
 def cells_of(config: CompareConfig, features: Iterable[str]) -> list[Cell]:
     """Cells of ``[compare]`` over these feature spaces."""
     return build_cells(list(features), config.readouts, config.cores, config.cells or None, config.training)
+
+
+def unique_spaces(config: CompareConfig, cells: Iterable[Cell]) -> list[str]:
+    """Feature spaces whose unique variance is told: those named, or those that ridge reads, of two to eight."""
+    if not isinstance(config.unique, bool):
+        return config.unique
+    found = list(dict.fromkeys(cell.features for cell in cells if cell.closed_form)) if config.unique else []
+    return found if 2 <= len(found) <= 8 else []  # as many as joint models are made of
 
 
 def _responses(study: Study) -> tuple[xr.DataArray, Stimuli | None, np.ndarray | None]:
@@ -208,13 +224,22 @@ def tabulate(study: Study) -> dict[str, Any]:
     curves = found.curves().drop(columns="seconds", errors="ignore")
     if len(curves):
         tables["curves"] = parts["curves"] = curves
+    unique = found.unique_variance(config.q)
+    if unique is not None:
+        parts["unique"], tables["unique"] = unique
+        parts["unique_table"] = tables["unique"]
+        overall = tables["unique"].query("kind == 'all'")
+        parts["summary"] |= {f"unique:{k}": float(v) for k, v in zip(overall["part"], overall["median_share"])}
+    similarity = found.similarity()
+    if len(similarity):
+        tables["similarity"] = parts["similarity"] = similarity
     warp = found.warp_spread()
     if warp is not None:
         parts["warp"] = warp
     for name, values in (("gates", found.gates()), ("conflict", found.gradient_conflict())):
         if values is not None:
             parts[name] = values
-    maps: dict[str, xr.Dataset] = {}
+    maps: dict[str, xr.Dataset] = {"unique": parts["unique"]} if unique is not None else {}
     if config.regions:
         spaces = {k: getattr(config.regions, k) for k in ("vision", "dense", "single")}
         regions = found.regions(**spaces, readout=config.regions.readouts or None, q=config.q)
