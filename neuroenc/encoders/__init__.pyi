@@ -6,6 +6,7 @@ from ._labels import align_voxels as align_voxels, check_space as check_space, f
 from .incontext import InContextEncoder as InContextEncoder
 from .linear._banded import BandedRidgeEncoder as BandedRidgeEncoder, simplex_candidates as simplex_candidates
 from .linear._null import cross_validated_p as cross_validated_p
+from .linear._reduce import Reduction as Reduction, fit_reduction as fit_reduction
 from .linear._ridge import (
     RidgeEncoder as RidgeEncoder,
     resampled_rows as resampled_rows,

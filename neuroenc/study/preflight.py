@@ -174,6 +174,8 @@ def _n_rows(source: DataConfig) -> int | None:
 
 
 def _check_space(where: str, config: FeaturesConfig, source: DataConfig, labels: np.ndarray | None) -> None:
+    if config.kind == "join":
+        return  # each of its spaces is looked at by itself
     if config.kind == "file":
         check_array(config.file, f"[{where}] file")
         columns = _coordinates(config.file)

@@ -94,6 +94,7 @@ def _ridge(job: Job, source: Source) -> Fitted:
     # R2 chooses: a correlation does not care how far a penalty shrinks, and folds that are shrunken differently
     # do not go together in one score. Correlations of the same fits are what other readouts report.
     settings: dict[str, Any] = {"cv": inner or split, "n_jobs": 1, "standardise": True}
+    settings |= {k: options[k] for k in ("reduce", "n_components") if k in options}
     encoder = RidgeEncoder(options.get("alphas"), scoring="r2", **settings).fit(X, Y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is to be told of these penalties, the first fit has told
@@ -104,7 +105,7 @@ def _ridge(job: Job, source: Source) -> Fitted:
     record = {
         "n_candidates": 1,
         "n_penalties": len(encoder.alphas_),
-        "n_parameters": int(encoder.coef_.size + Y.shape[1]),
+        "n_parameters": int((_n_read(encoder, options) + 1) * Y.shape[1]),
         "best_epoch": None,
         "seconds_per_fit": time.perf_counter() - begin,
         "chosen": {"alpha_median": float(np.median(encoder.alpha_)), "inner": inner or "validation split"},
@@ -112,6 +113,12 @@ def _ridge(job: Job, source: Source) -> Fitted:
     predicted = np.asarray(encoder.predict(T), dtype=np.float32)
     alpha = np.asarray(encoder.alpha_, dtype=np.float64)
     return Fitted(predicted, np.asarray(validation_r, dtype=np.float64), record, arrays=Tensors(alpha=alpha))
+
+
+def _n_read(encoder: Any, options: dict[str, Any]) -> int:
+    """Features that ridge has a weight for."""
+    n = int(encoder.coef_.shape[0])
+    return min(n, int(options.get("n_components", 100))) if options.get("reduce") else n
 
 
 def _labelled(maps: np.ndarray) -> xr.DataArray:

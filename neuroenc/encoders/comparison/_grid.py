@@ -18,10 +18,11 @@ from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.store import Tensors, content_key
 from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._labels import channel_labels, sample_coords
+from neuroenc.encoders.linear._reduce import check_reduction
 
 #: Readouts that least squares solves; they need no torch.
 CLOSED_FORM = ("linear", "pooled")
-_RIDGE_OPTIONS = ("pool", "alphas", "cv")
+_RIDGE_OPTIONS = ("pool", "alphas", "cv", "reduce", "n_components")
 # Arguments of ReadoutEncoder that the comparison itself decides.
 _DECIDED = ("readout_options", "core", "core_options", "subjects", "validation", "seed", "checkpoint", "progress")
 
@@ -91,6 +92,7 @@ def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], cor
             raise ConfigError(f"readout {label!r} has no closed form; only {' and '.join(CLOSED_FORM)} have.")
         for name in given:
             one_of(where, name, (*_RIDGE_OPTIONS, "readout", "closed_form"))
+        check_reduction(given.get("reduce", ""), given.get("n_components", 1))
         if kind == "pooled":
             given.setdefault("pool", 1)
         return {"kind": kind, "options": given, "closed_form": True}
@@ -99,7 +101,7 @@ def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], cor
     one_of("readout", kind, READOUTS)
     if core and kind in CLOSED_FORM:
         # The same label is ridge on frozen features, and is trained by gradients through a core.
-        given = {k: v for k, v in given.items() if k not in ("alphas", "cv")}
+        given = {k: v for k, v in given.items() if k not in ("alphas", "cv", "reduce", "n_components")}
     search = given.pop("search", None)
     names = _training_names()
     for name in training:

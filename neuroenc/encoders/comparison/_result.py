@@ -23,6 +23,7 @@ from neuroenc.encoders.comparison import _statistics as statistics
 from neuroenc.encoders.comparison._grid import Cell, Fitted, Job
 from neuroenc.encoders.comparison._profiles import REGIONS, classify, layer_positions, layer_table, region_shares
 from neuroenc.encoders.comparison._unique import KIND, unique_variance
+from neuroenc.encoders.readout._retinotopy import retinotopy
 
 
 class Comparison:
@@ -408,6 +409,32 @@ class Comparison:
         """Centre and size of receptive fields (cell, voxel), mean over folds; None where no readout has them."""
         found = self._per_voxel("rf_")
         return found if found.data_vars else None
+
+    def retinotopy(self, width: float = 1.0, cell: str | None = None) -> xr.Dataset | None:
+        """Polar angle, eccentricity and size of every voxel's receptive field, mean over folds.
+
+        Parameters
+        ----------
+        width : float
+            Width of the pictures in degrees of visual angle; 1 gives shares of it.
+        cell : str, optional
+            Default: of the cells whose readout has receptive fields, the one of highest median validation r.
+
+        Returns
+        -------
+        Dataset (voxel) or None
+            ``polar_angle, eccentricity, size``; the attribute ``cell`` names the cell. None without receptive fields.
+        """
+        found = self.receptive_fields()
+        if found is None:
+            return None
+        known = np.isfinite(found["rf_x"].values).any(axis=1)
+        if cell is None:
+            inner = [statistics.median_or_low(row) for row in self.scores["validation_r"].values]
+            cell = self.cells[int(np.argmax(np.where(known, inner, -np.inf)))]
+        one_of("cell with receptive fields", cell, [c for c, k in zip(self.cells, known) if k])
+        one = found.sel(cell=cell, drop=True).rename({f"rf_{k}": k for k in ("x", "y", "size")})
+        return retinotopy(one, width).assign_attrs(cell=cell)
 
     def summary(self, q: float = 0.05) -> dict[str, Any]:
         """Flat summary, its numbers those of `Comparison.table` and `Comparison.pairwise`.

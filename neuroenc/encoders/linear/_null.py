@@ -40,33 +40,40 @@ class _Part(NamedTuple):
 class _Folds:
     """Bases of all folds of one design, and the correlations that follow from them."""
 
-    def __init__(self, X: np.ndarray, folds: Sequence[tuple[Rows, Rows]], scale: bool) -> None:
-        self.n, p = X.shape
+    def __init__(self, X: Any, folds: Sequence[tuple[Rows, Rows]], scale: bool) -> None:
+        own = [np.asarray(part, dtype=np.float64) for part in X] if isinstance(X, (list, tuple)) else []
+        self.shared = not own
+        if own and len(own) != len(folds):
+            raise ConfigError(f"{len(own)} feature matrices for {len(folds)} folds; expected one, or one a fold.")
+        self.n, p = (own[0] if own else X).shape
         tested = np.concatenate([test for _, test in folds])
         if len(tested) != self.n or len(np.unique(tested)) != self.n:
             raise ConfigError(
                 f"folds test {len(np.unique(tested))} of {self.n} rows, {len(tested)} in all; expected every row once."
             )
         self.folds = folds
-        self.complete = is_partition(folds, self.n)
+        # Features of a fold's own (components of its training rows) have no sums over all folds.
+        self.complete = is_partition(folds, self.n) and self.shared
         self.primal = [len(train) >= p for train, _ in folds]
-        X = np.asarray(X, dtype=np.float64) - X.mean(axis=0, dtype=np.float64)
-        self.X = X if any(self.primal) else None
-        total = gram(X) if any(self.primal) and self.complete else None
+        if self.shared:
+            own = [np.asarray(X, dtype=np.float64) - X.mean(axis=0, dtype=np.float64)] * len(folds)
+        self.X = own if any(self.primal) else None
+        total = gram(own[0]) if any(self.primal) and self.complete else None
         self.bases = []
-        for (train, test), primal in zip(folds, self.primal):
+        for X, (train, test), primal in zip(own, folds, self.primal):
             weight = 1.0 / feature_scaling(X[train])[1] if scale else None
             if primal:
                 basis = primal_fold(X, train, test, total, weight, True)
             else:
-                own = X - X[train].mean(axis=0)
-                basis = dual_fold(row_gram(own if weight is None else own * weight), train, test, True, np.float64)
+                centred = X - X[train].mean(axis=0)
+                scaled = centred if weight is None else centred * weight
+                basis = dual_fold(row_gram(scaled), train, test, True, np.float64)
             self.bases.append(basis)
 
     def parts(self, y: np.ndarray) -> list[_Part]:
         """Of responses (n, v) whose columns have mean 0."""
         moments = {
-            k: self.X[test].T @ y[test]
+            k: self.X[k][test].T @ y[test]
             for k, (_, test) in enumerate(self.folds)
             if self.X is not None and (self.primal[k] or self.complete)
         }
@@ -79,7 +86,7 @@ class _Folds:
                 found.append(_Part(basis.vectors.T @ (inner - mean), basis.test.T @ y[test], mean, total))
                 continue
             assert self.X is not None
-            own = self.X[train].T @ inner if everything is None else everything - moments[k]
+            own = self.X[k][train].T @ inner if everything is None else everything - moments[k]
             own = own - np.outer(basis.train_mean, len(train) * mean)
             held = moments[k] - np.outer(basis.train_mean, total)
             found.append(_Part(basis.vectors.T @ own, basis.vectors.T @ held, mean, total))
@@ -156,7 +163,7 @@ def _heavy(y: np.ndarray) -> np.ndarray:
 
 
 def cross_validated_p(
-    features: np.ndarray,
+    features: Any,
     responses: np.ndarray,
     folds: Sequence[tuple[Rows, Rows]],
     alphas: np.ndarray,
@@ -177,7 +184,8 @@ def cross_validated_p(
 
     Parameters
     ----------
-    features : array (n, p)
+    features : array (n, p), or a list of one a fold
+        Of all rows; features of a fold's own are such as components of its training rows.
     responses : array (n, v)
     folds : list of (train, test)
         Together they test every row once.

@@ -22,6 +22,7 @@ from neuroenc.encoders._base import LinearEncoder, check_alphas, default_alphas
 from neuroenc.encoders._folds import check_groups, resolve_folds
 from neuroenc.encoders.linear import _solvers
 from neuroenc.encoders.linear._blocks import Held, Search
+from neuroenc.encoders.linear._reduce import check_reduction, fit_reduction
 from neuroenc.encoders.linear._solvers import SCORINGS, warn_at_edges
 
 
@@ -49,6 +50,11 @@ class RidgeEncoder(LinearEncoder):
         Fit on features of mean 0 and s.d. 1 over the rows that `fit` is given (over rows and places for each channel
         of labelled maps). The scaling is folded into ``coef_`` and ``intercept_``: `predict` and `to_linear` are
         about the features as they come, penalties about the scaled ones.
+    reduce : {"", "pca", "projection"}
+        Fit on the first ``n_components`` principal components of the features, or on a sparse random projection, both
+        of the rows that `fit` is given. They are folded into ``coef_`` and ``intercept_`` as scaling is, so that
+        `predict` and `to_linear` are about the features as they come.
+    n_components : int
     alpha_per_voxel : bool
         False chooses one penalty for all voxels by their mean score.
     solver : {"auto", "primal", "dual"}
@@ -110,6 +116,8 @@ class RidgeEncoder(LinearEncoder):
     scoring: str = "r2"
     fit_intercept: bool = True
     standardise: bool = False
+    reduce: str = ""
+    n_components: int = 100
     alpha_per_voxel: bool = True
     solver: str = "auto"
     nan_voxels: str = "raise"
@@ -146,12 +154,20 @@ class RidgeEncoder(LinearEncoder):
         self.n_samples_fit_ = len(values)
         folds = resolve_folds(self.cv, len(values), _labels.sample_coords(y, X), groups, self.scoring)
         scaling = _labels.feature_scaling(values, X) if self.standardise else None
+        check_reduction(self.reduce, self.n_components)
+        reduction = None
+        if self.reduce:
+            reduction = fit_reduction(values, self.reduce, self.n_components, scaling)
+            values, scaling = reduction.apply(values), None
         how: dict[str, Any] = {"center": self.fit_intercept, "dtype": dtype, "solver": self.solver, "scaling": scaling}
         design = _solvers.make_design(values, folds, **how)
         _labels.release_mapped(X)
         scale = np.trace(design.gram) / min(values.shape)
         self.alphas_ = default_alphas(scale) if self.alphas is None else check_alphas(self.alphas)
         self._solve(design, Y)
+        if reduction is not None:
+            self.coef_ = np.asarray(reduction.weights @ self.coef_).astype(self.coef_.dtype, copy=False)
+            self.intercept_ = (self.intercept_ - reduction.mean @ self.coef_).astype(self.coef_.dtype, copy=False)
         return self
 
     def _solve(self, design: _solvers.Design, Y: Any) -> None:

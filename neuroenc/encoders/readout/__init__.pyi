@@ -16,6 +16,7 @@ from ._protocol import (
     make_readout as make_readout,
     register_readout as register_readout,
 )
+from ._retinotopy import compare_retinotopy as compare_retinotopy, retinotopy as retinotopy
 from ._semantic import SemanticSpatialReadout as SemanticSpatialReadout
 from ._spatial import (
     AttentionReadout as AttentionReadout,

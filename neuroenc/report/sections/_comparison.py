@@ -17,6 +17,7 @@ from neuroenc.report._regions import by_kind, group_medians, groups_of
 from neuroenc.report._style import colours_of, legend, number
 from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.sections import _cells as shared
+from neuroenc.report.sections._fields import SHOWN, fields_section
 
 MAX_PANELS = 6
 #: The readout against which gains are shown.
@@ -37,6 +38,8 @@ def comparison_sections(
     unique: xr.Dataset | None = None,
     unique_table: pd.DataFrame | None = None,
     similarity: pd.DataFrame | None = None,
+    fields: xr.Dataset | None = None,
+    planted_fields: xr.Dataset | None = None,
     warp: xr.Dataset | None = None,
     gates: xr.DataArray | None = None,
     conflict: xr.DataArray | None = None,
@@ -74,6 +77,10 @@ def comparison_sections(
         ``kind, group, part, median_share, low, high, share_voxels``.
     similarity : pandas.DataFrame, optional
         ``kind, group, model, of, similarity, low, high``: RDMs of predictions and features beside those of responses.
+    fields : xarray.Dataset (voxel), optional
+        ``polar_angle, eccentricity, size`` (`neuroenc.encoders.comparison.Comparison.retinotopy`).
+    planted_fields : xarray.Dataset (voxel), optional
+        The same, as it was planted.
     warp : xarray.Dataset (cell, voxel), optional
         Spread over stimuli of what moves receptive fields; each variable is shown.
     gates : xarray.DataArray (cell, space, voxel), optional
@@ -119,7 +126,7 @@ def comparison_sections(
         curves = check_names(curves, _CURVES, "curves", names, ["cell"])
     maps = {"winner": (winner, ["winner"]), "regions": (regions, ["region"]), "warp": (warp, [])}
     maps["gates"] = None if gates is None else gates.to_dataset(name="gate"), ["gate"]
-    maps["unique"] = (unique, ["share"])
+    maps |= {"unique": (unique, ["share"]), "fields": (fields, list(SHOWN))}
     for what, (found, wanted) in (maps | {"layers": (layers, ["r", "position"])}).items():
         if found is not None:
             check_same_voxels(found, scores, wanted, what)
@@ -136,6 +143,7 @@ def comparison_sections(
         lambda: shared.layers_section(cells, layers, layer_table) if layers is not None else None,
         lambda: shared.unique_section(cells, unique, unique_table) if unique is not None else None,
         lambda: shared.similarity_section(cells, similarity) if similarity is not None else None,
+        lambda: fields_section(cells, fields, planted_fields) if fields is not None else None,
         lambda: shared.warp_section(cells, warp) if warp is not None else None,
         lambda: shared.gates_section(cells, gates) if gates is not None else None,
         lambda: shared.conflict_section(conflict) if conflict is not None else None,

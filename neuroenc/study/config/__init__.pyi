@@ -24,6 +24,7 @@ from .incontext import (
     EvaluateConfig as EvaluateConfig,
     FilesConfig as FilesConfig,
     IncontextConfig as IncontextConfig,
+    MergeConfig as MergeConfig,
     ModelConfig as ModelConfig,
     PredictConfig as PredictConfig,
     StageConfig as StageConfig,

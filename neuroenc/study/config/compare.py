@@ -74,6 +74,8 @@ class CompareConfig(Table):
         all that ridge reads, where these are two to eight.
     n_components
         Principal components of each space in the joint models, fitted on training stimuli.
+    field_of_view
+        Width of the pictures in degrees of visual angle, for maps of receptive fields; 0: shares of the width.
     training
         Arguments of `neuroenc.encoders.readout.ReadoutEncoder` for all cells that are trained by gradients.
     regions
@@ -92,6 +94,7 @@ class CompareConfig(Table):
     q: Share = 0.05
     unique: list[str] | bool = True
     n_components: Count = 100
+    field_of_view: Annotated[float, Field(ge=0)] = 0.0
     training: dict[str, Any] = {}
     regions: RegionsConfig | None = None
     layers: LayersConfig | None = None

@@ -163,6 +163,7 @@ FEATURES = {
     "image": ("model", "pretrained", "layer", "layers", "pooling", "normalise", "preprocessing"),
     "captions": ("model", "pretrained", "normalise"),
     "dense": ("model", "pretrained", "normalise", "grid", "table"),
+    "join": ("spaces", "grid"),
     "pixels": ("size",),
     "file": ("file", "samples"),
 }
@@ -175,8 +176,9 @@ class FeaturesConfig(Table):
     ----------
     kind
         "image": a layer of a vision model. "captions": text embeddings, averaged over the captions of a stimulus.
-        "dense": text embeddings of captions of ``grid`` x ``grid`` cells, a map. "pixels": the pictures themselves, for
-        trained cores. "file": features of your own. Left out: "file" where there is a ``file``, else "image".
+        "dense": text embeddings of captions of ``grid`` x ``grid`` cells, a map. "join": other spaces side by side.
+        "pixels": the pictures themselves, for trained cores. "file": features of your own. Left out: "file" where there
+        is a ``file``, "join" where there are ``spaces``, else "image".
     model
         Name of a model: "world", "conse", "minilm", "efficientnet-lite0", "gabor", "contrast", "colour",
         "torchvision:alexnet", "timm:resnet50.a1_in1k", or an open_clip architecture.
@@ -199,7 +201,10 @@ class FeaturesConfig(Table):
     size
         Of "pixels": pixels a side.
     grid
-        Of "dense": cells a side.
+        Of "dense": cells a side. Of "join": maps are brought to so many cells a side, and a vector, such as that of a
+        whole caption, is the same in all of them; where only vectors are joined, they stay vectors.
+    spaces
+        Of "join": names of the spaces, such as dense captions and single ones for one readout of both.
     table
         Of "dense": CSV with the columns ``stimulus``, ``row``, ``column``, ``caption``; the simulated world has its
         own.
@@ -209,7 +214,7 @@ class FeaturesConfig(Table):
         Of a .npy: CSV whose column ``stimulus`` names its rows; rows of one stimulus must be equal.
     """
 
-    kind: Literal["", "image", "captions", "dense", "pixels", "file"] = ""
+    kind: Literal["", "image", "captions", "dense", "join", "pixels", "file"] = ""
     model: str = "efficientnet-lite0"
     pretrained: str = ""
     layer: str = ""
@@ -220,6 +225,7 @@ class FeaturesConfig(Table):
     preprocessing: dict[str, Any] = {}
     size: Annotated[int, Field(ge=1, le=4096)] = 64
     grid: Annotated[int, Field(ge=1, le=256)] = 8
+    spaces: list[str] = []
     table: File = ""
     file: File = ""
     samples: File = ""
@@ -228,7 +234,7 @@ class FeaturesConfig(Table):
     @classmethod
     def _resolve_kind(cls, given: Any) -> Any:
         if isinstance(given, Mapping) and given.get("kind", "") == "":
-            return {**given, "kind": "file" if given.get("file") else "image"}
+            return {**given, "kind": "file" if given.get("file") else "join" if given.get("spaces") else "image"}
         return given
 
     @model_validator(mode="after")
@@ -241,6 +247,8 @@ class FeaturesConfig(Table):
                     f'{name} = {value!r} is not read with kind = "{self.kind}", which reads {", ".join(read)}. '
                     "Next step: leave it out, or set another kind."
                 )
+        if self.kind == "join" and len(set(self.spaces)) < 2:
+            raise ConfigError(f'kind = "join" needs two spaces or more; found {self.spaces}.')
         if self.kind == "file" and not self.file:
             raise ConfigError('kind = "file" needs file = "features.nc".')
         if "model" in read and not self.model:
@@ -264,6 +272,11 @@ class EncoderConfig(Table):
         Penalties to choose from for each voxel; empty: a grid that follows the scale of the features.
     cv
         Folds that choose the penalty, or a column of the samples whose values are left out in turn, such as "run".
+    reduce
+        "pca": fit on the first principal components of the features; "projection": on a sparse random projection. Both
+        are made of each outer fold's training rows; weights and captions are about the features as they come.
+    n_components
+        Of ``reduce``.
     scoring
         What chooses the penalty: explained variance, negative mean squared error, or Pearson correlation.
     max_memory
@@ -275,6 +288,8 @@ class EncoderConfig(Table):
     kind: Literal["ridge"] = "ridge"
     alphas: list[Annotated[float, Field(gt=0)]] = []
     cv: Annotated[int, Field(ge=2, le=MOST)] | str = 5
+    reduce: Literal["", "pca", "projection"] = ""
+    n_components: Count = 100
     scoring: Literal["r2", "neg_mse", "r"] = "r2"
     max_memory: Annotated[str, AfterValidator(_check_memory)] = ""
     device: Device = "cpu"

@@ -425,6 +425,35 @@ METHODS = {
 Method = Literal[*METHODS]  # type: ignore[valid-type]
 
 
+class MergeConfig(Table):
+    """Merged start of ``neuroenc icl finetune``: models that were fine-tuned on other subjects, added up by block.
+
+    Attributes
+    ----------
+    models
+        Folders of in-context models by name, all fine-tuned from ``base``.
+    base
+        Folder or name of their common start; the model of the stage before where left out.
+    way
+        "blocks": a coefficient for each model and block; "model": for each model; "position": positive ones that sum to
+        one, times one scale; "soup": the mean.
+    labels
+        Learn from responses to query trials of the stage's episodes; false: from how well two halves of a support
+        agree.
+    steps
+        Of learning the coefficients.
+    lr
+        Learning rate of the coefficients.
+    """
+
+    models: Annotated[dict[str, FolderOrName], Field(min_length=1)]
+    base: FolderOrName = ""
+    way: Literal["blocks", "model", "position", "soup"] = "blocks"
+    labels: bool = True
+    steps: Count = 200
+    lr: Annotated[float, Field(gt=0)] = 0.03
+
+
 class EvaluateConfig(Table):
     """Support curves: accuracy on new subjects over the number of trials.
 
@@ -529,6 +558,8 @@ class IncontextConfig(Table):
         Second stage: supports of every size.
     finetune
         Third stage: responses of training subjects among the synthetic voxels.
+    merge
+        Merged start of the third stage; left out without the table.
     evaluate
         Support curves.
     predict
@@ -540,6 +571,7 @@ class IncontextConfig(Table):
     pretrain: StageConfig = StageConfig()
     extend: StageConfig = StageConfig()
     finetune: StageConfig = StageConfig()
+    merge: MergeConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
 

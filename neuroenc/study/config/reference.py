@@ -12,7 +12,14 @@ from neuroenc.study.config.study import StudyConfig
 from neuroenc.study.config.table import Table, bounds, parts
 
 #: Tables that ``enabled = false`` leaves out.
-OPTIONAL = (("captions",), ("compare",), ("incontext",), ("compare", "regions"), ("compare", "layers"))
+OPTIONAL = (
+    ("captions",),
+    ("compare",),
+    ("incontext",),
+    ("compare", "regions"),
+    ("compare", "layers"),
+    ("incontext", "merge"),
+)
 
 
 def _described(model: type[Table]) -> tuple[str, dict[str, str]]:

@@ -35,6 +35,7 @@ from neuroenc.encoders.incontext import (
     train_stage,
     validation_episodes,
 )
+from neuroenc.encoders.merge import merge_incontext
 from neuroenc.study.config import IncontextConfig
 from neuroenc.study.incontext.subjects import Part, make_mixture, part_folders
 from neuroenc.study.study import Stage, Study
@@ -82,13 +83,16 @@ def check_start(study: Study, name: str) -> None:
     config = study.table("incontext")
     resolve_device(stage_of(config, name).device)
     for folder in part_folders(study):
-        _start(name, config.model.form, folder)
+        _start(name, config, folder)
 
 
-def _start(name: str, form: str, folder: Path) -> Path | None:
-    """Folder of the model that a stage starts from; None where it makes its own."""
+def _start(name: str, config: IncontextConfig, folder: Path) -> Path | None:
+    """Folder of the model that a stage starts from (or a shipped one's name); None where it makes its own."""
+    form = config.model.form
     if not BEFORE[name]:
         return None
+    if name == "finetune" and config.merge and config.merge.base:
+        return Path(config.merge.base)
     for earlier in BEFORE[name]:
         found = folder / earlier / form
         if (found / "summary.json").is_file():
@@ -113,7 +117,9 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
 
     begin, config, seed, train = time.perf_counter(), study.table("incontext"), study.config.seed, part.tasks.train
     wanted, stage, told = config.model, stage_of(config, name), "/".join(x for x in (part.name, name) if x)
-    folder, start = part.folder / name / wanted.form, _start(name, wanted.form, part.folder)
+    folder, start = part.folder / name / wanted.form, _start(name, config, part.folder)
+    merge = config.merge if name == "finetune" else None
+    tuned = {k: load_model(v) for k, v in merge.models.items()} if merge else {}
     # The path of a folder is no setting: a study may be moved.
     key = hash_json(
         {
@@ -121,9 +127,14 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
             "model": wanted.model_dump(),
             "seed": seed,
             "data": part.digest,
-            "start": None if start is None else sha256_file(start / "model.json"),
+            "start": _content(start),
             "version": __version__,
         }
+        | (
+            {"merge": [merge.model_dump(exclude={"base", "models"}), [m.content_hash() for m in tuned.values()]]}
+            if merge
+            else {}
+        )
     )
     if (done := _finished(folder, key)) is not None:
         study.say(f"  {told}/{wanted.form}: done before")
@@ -139,6 +150,25 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
         model = load_model(start)
         check_space(model.features, train[0].X, f"the model of {start.parent.name}")
         model.features = model.features or space
+    if merge:
+        for label, other in tuned.items():
+            check_space(other.features, train[0].X, f"the model {label!r} of [incontext.merge]")
+        made = merge_incontext(
+            model,
+            tuned,
+            source,
+            way=merge.way,
+            labels=merge.labels,
+            voxels=stage.voxels,
+            support=(stage.support[0], stage.support[1]),
+            query=stage.query,
+            n_steps=merge.steps,
+            lr=merge.lr,
+            seed=stage.seed,
+        )
+        assert isinstance(made.model, InContextModel)
+        model, coefficients = made.model, made.coefficients.to_series().rename("coefficient").reset_index()
+        study.say(f"  {told}: {len(tuned)} models merged, mean coefficients {_means(made.coefficients)}")
     study.say(f"  {told}: {model!r}, {len(train)} training subjects")
     found = train_stage(
         model,
@@ -161,6 +191,8 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
     }
     save_model(model, folder, stage=name, settings=settings, training_data=part.digest)
     write_table(found.curves, folder / "curves.csv")
+    if merge:
+        write_table(coefficients, folder / "merge.csv")
     write_text(folder / "curves.svg", figure_svg(plot_training_curves({name: found.curves})).decode())
     best = found.curves.loc[found.curves["step"] == found.best_step, "validation_ev"]
     summary = {
@@ -189,6 +221,18 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
             f"{judged['validation_ev_closed_form']:.4f} by its closed form alone"
         )
     return summary
+
+
+def _content(start: Path | None) -> str | None:
+    """What decides the model that a stage starts from."""
+    if start is None:
+        return None
+    return sha256_file(start / "model.json") if (start / "model.json").is_file() else f"shipped {start}"
+
+
+def _means(coefficients: Any) -> str:
+    means = coefficients.mean("block")
+    return ", ".join(f"{name} {float(value):.2f}" for name, value in zip(means["model"].values, means.values))
 
 
 def _judge(model: InContextModel, held: list[Episode]) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from neuroenc.encoders.comparison import (
     compare as compare_cells,
     make_folds,
 )
+from neuroenc.encoders.readout import retinotopy
 from neuroenc.study.config import CompareConfig
-from neuroenc.study.stages.load import make_spaces
+from neuroenc.study.stages.load import make_spaces, with_joined
 from neuroenc.study.stages.score import noise_ceilings
 from neuroenc.study.study import Study, stage
 
@@ -45,7 +46,7 @@ def compare(study: Study) -> dict[str, Any]:
     study.say(f"    {responses.shape[0]} stimuli, {responses.shape[1]} voxels{unseen}")
     make_folds(responses, config.cv, config.validation, whole.seed)
     spaces: dict[str, xr.DataArray] = {}
-    made = make_spaces({k: v for k, v in whole.features.items() if k in used}, stimuli, study.progress)
+    made = make_spaces(with_joined(whole.features, used), stimuli, study.progress)
     for name, settings in whole.features.items():
         if name in used:
             space = made[name]
@@ -215,7 +216,7 @@ def _once(responses: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(np.zeros((len(ids), 1)), dims=("stimulus", "voxel"), coords={"stimulus": ids})
 
 
-@stage("tabulate", reads=("comparison", "config.compare"), writes=("comparison_parts",))
+@stage("tabulate", reads=("comparison", "subjects", "config.compare"), writes=("comparison_parts",))
 def tabulate(study: Study) -> dict[str, Any]:
     """Tables of a comparison: fits, curves, regions, layers; written to the study's folder where it has one."""
     config, found, folder = study.table("compare"), study.comparison, study.out
@@ -225,11 +226,17 @@ def tabulate(study: Study) -> dict[str, Any]:
     if len(curves):
         tables["curves"] = parts["curves"] = curves
     unique = found.unique_variance(config.q)
+    maps: dict[str, xr.Dataset] = {}
     if unique is not None:
+        maps["unique"] = unique[0]
         parts["unique"], tables["unique"] = unique
         parts["unique_table"] = tables["unique"]
         overall = tables["unique"].query("kind == 'all'")
         parts["summary"] |= {f"unique:{k}": float(v) for k, v in zip(overall["part"], overall["median_share"])}
+    fields = found.retinotopy(config.field_of_view or 1.0)
+    if fields is not None:
+        parts["fields"], parts["planted_fields"] = fields, _planted_fields(study, config.field_of_view or 1.0)
+        maps["receptive_fields"] = fields
     similarity = found.similarity()
     if len(similarity):
         tables["similarity"] = parts["similarity"] = similarity
@@ -239,7 +246,6 @@ def tabulate(study: Study) -> dict[str, Any]:
     for name, values in (("gates", found.gates()), ("conflict", found.gradient_conflict())):
         if values is not None:
             parts[name] = values
-    maps: dict[str, xr.Dataset] = {"unique": parts["unique"]} if unique is not None else {}
     if config.regions:
         spaces = {k: getattr(config.regions, k) for k in ("vision", "dense", "single")}
         regions = found.regions(**spaces, readout=config.regions.readouts or None, q=config.q)
@@ -255,6 +261,7 @@ def tabulate(study: Study) -> dict[str, Any]:
         maps["layers"] = parts["layers"] = layers.assign_attrs(readout=config.layers.readout)
         tables["layers"] = parts["layer_table"] = table
         parts["summary"]["best_layer"] = str(table.iloc[0]["best_layer"])
+    parts = {name: part for name, part in parts.items() if part is not None}
     if folder is not None:
         for name, frame in tables.items():
             write_table(frame, folder / f"{name}.csv", float_format="%.8g")
@@ -262,6 +269,17 @@ def tabulate(study: Study) -> dict[str, Any]:
             data.save(values, folder / f"{name}.nc")
         parts["summary"] = found.write(folder, config.q) | parts["summary"]
     return {"comparison_parts": parts}
+
+
+def _planted_fields(study: Study, width: float) -> xr.Dataset | None:
+    """Receptive fields that simulated cortex has, voxels as in the comparison; None of measured responses."""
+    truths = [one.truth for one in study.subjects if one.truth is not None and "rf_x" in one.truth]
+    if not truths or len(truths) < len(study.subjects):
+        return None
+    # The simulation tells shares of the picture's width from its centre, y up.
+    scale = {"x": 2.0, "y": -2.0, "size": 2.0}
+    values = {k: np.concatenate([t[f"rf_{k}"].values for t in truths]) * s for k, s in scale.items()}
+    return retinotopy(xr.Dataset({k: ("voxel", v) for k, v in values.items()}), width)
 
 
 def comparison_text(found: Comparison) -> str:

@@ -33,6 +33,8 @@ def make_ridge(
         cv=config.cv,
         scoring=config.scoring,
         standardise=standardise,
+        reduce=config.reduce,
+        n_components=config.n_components,
         max_memory=config.max_memory or None,
         device=config.device,
         checkpoint=checkpoint,

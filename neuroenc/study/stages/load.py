@@ -117,8 +117,8 @@ def embed(study: Study) -> dict[str, Any]:
     if "features" in study.given:
         spaces = {k: flatten(data.validate_features(v)) for k, v in study.given["features"].items()}
     else:
-        # Pixels and grids of captions are maps of the comparison.
-        wanted = {k: v for k, v in study.config.features.items() if v.kind not in ("pixels", "dense")}
+        # Pixels, grids of captions and joined spaces are maps of the comparison.
+        wanted = {k: v for k, v in study.config.features.items() if v.kind not in ("pixels", "dense", "join")}
         spaces = {k: flatten(v) for k, v in make_spaces(wanted, study.stimuli, study.progress).items()}
     for name, space in spaces.items():
         study.say(f"    {name}: {space.shape[1]} features")
@@ -259,7 +259,10 @@ def image_embedder(
 def make_spaces(
     features: Mapping[str, FeaturesConfig], stimuli: Stimuli | None, progress: bool = True
 ) -> dict[str, xr.DataArray]:
-    """Features of each space by name; layers of one image model are computed in one forward pass."""
+    """Features of each space by name; layers of one image model are computed in one forward pass.
+
+    Spaces that others join must be among them.
+    """
     together: dict[str, list[str]] = {}
     for name, config in features.items():
         if config.kind == "image" and config.layer:
@@ -271,10 +274,59 @@ def make_spaces(
         if len(layers) > 1 and stimuli is not None:
             made = image_embedder(features[names[0]], progress, list(layers)).embed_layers(stimuli)
             found |= {name: made[features[name].layer] for name in names}
+    for name, config in features.items():
+        if name not in found and config.kind != "join":
+            found[name] = make_features(config, stimuli, progress)
     return {
-        name: found[name] if name in found else make_features(config, stimuli, progress)
+        name: join_features({k: found[k] for k in config.spaces}, config.grid) if config.kind == "join" else found[name]
         for name, config in features.items()
     }
+
+
+def with_joined(features: Mapping[str, FeaturesConfig], names: Container[str]) -> dict[str, FeaturesConfig]:
+    """Spaces of these names, and those that they join."""
+    inner = {other for name, config in features.items() if name in names for other in config.spaces}
+    return {name: config for name, config in features.items() if name in names or name in inner}
+
+
+def join_features(parts: Mapping[str, xr.DataArray], grid: int) -> xr.DataArray:
+    """Feature spaces side by side, along channels of maps of ``grid`` x ``grid`` cells, or along features.
+
+    A vector is the same in every cell. The coordinate ``space`` tells which space a channel is of.
+
+    Raises
+    ------
+    DataError
+        Spaces of different stimuli, or tokens, which have no place.
+    """
+    first = next(iter(parts.values()))
+    arrays, labels = [], []
+    maps = any(part.ndim == 4 for part in parts.values())
+    for name, part in parts.items():
+        if part.ndim == 3:
+            raise DataError(
+                f"feature space {name!r} is of tokens. Next step: pooling = {grid}, which makes them a map."
+            )
+        values = data.match(part, first).values if part is not first else part.values
+        if maps and values.ndim == 2:
+            values = np.broadcast_to(values[:, :, None, None], (*values.shape, grid, grid))
+        elif maps:
+            values = _resized(values, grid)
+        arrays.append(values)
+        labels += [name] * values.shape[1]
+    dims = ("stimulus", "channel", "y", "x") if maps else ("stimulus", "feature")
+    coords = {"stimulus": first["stimulus"].values, "space": (dims[1], labels)}
+    return xr.DataArray(np.concatenate(arrays, axis=1), dims=dims, coords=coords, name="features")
+
+
+def _resized(maps: np.ndarray, grid: int) -> np.ndarray:
+    """Maps (n, channel, y, x) on ``grid`` x ``grid`` cells: averages where they are finer, else interpolated."""
+    import torch
+
+    tensor = torch.as_tensor(maps)
+    if min(maps.shape[2:]) >= grid:
+        return torch.nn.functional.adaptive_avg_pool2d(tensor, grid).numpy()
+    return torch.nn.functional.interpolate(tensor, (grid, grid), mode="bilinear", align_corners=False).numpy()
 
 
 def make_features(config: FeaturesConfig, stimuli: Stimuli | None, progress: bool = True) -> xr.DataArray:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from neuroenc import data, stats
 from neuroenc.data import group_ids
-from neuroenc.encoders import cross_validated_p
+from neuroenc.encoders import cross_validated_p, fit_reduction
 from neuroenc.study.config import EvaluationConfig
 from neuroenc.study.stages.load import Subject, standardised
 from neuroenc.study.study import Study, stage
@@ -20,7 +20,16 @@ from neuroenc.study.study import Study, stage
 
 @stage(
     "score",
-    reads=("subjects", "splits", "spaces", "predictions", "alphas", "config.evaluation", "config.seed"),
+    reads=(
+        "subjects",
+        "splits",
+        "spaces",
+        "predictions",
+        "alphas",
+        "config.encoder",
+        "config.evaluation",
+        "config.seed",
+    ),
     writes=("scores", "scores_of"),
 )
 def score(study: Study) -> dict[str, Any]:
@@ -54,11 +63,24 @@ def score_subject(
         "scale": scale,
         "seed": seed,
     }
-    p_values = partial(cross_validated_p, X, responses.values, folds, alphas, show=study.progress, **refit)
+    p_values = partial(_p_values, study, X, responses.values, folds, alphas, **refit)
     table = partial(score_table, responses, predicted, config, ceilings=ceilings, seed=seed)
     inputs = [X, study.content_of(responses), predicted.values, alphas, folds, ceilings, config, scale, seed]
     found = study.store.keep("scores", inputs, lambda: {"scores": table(p_values=p_values if len(folds) > 1 else None)})
     return found["scores"]
+
+
+def _p_values(study: Study, X: np.ndarray, Y: np.ndarray, folds: Any, alphas: np.ndarray, **refit: Any) -> Any:
+    """Permutation p-values of cross-validated predictions, on the features that each fold was fitted on."""
+    encoder = study.config.encoder
+    if not encoder.reduce:
+        return cross_validated_p(X, Y, folds, alphas, show=study.progress, **refit)
+    own = []
+    for train, _ in folds:
+        part = X[train]
+        scaling = (part.mean(axis=0), part.std(axis=0)) if refit["scale"] else None
+        own.append(fit_reduction(part, encoder.reduce, encoder.n_components, scaling).apply(X))
+    return cross_validated_p(own, Y, folds, alphas, show=study.progress, **{**refit, "scale": False})
 
 
 def merge_subjects(study: Study, parts: list[xr.Dataset], number: bool = False) -> xr.Dataset:
