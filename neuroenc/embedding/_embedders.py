@@ -80,7 +80,7 @@ class _Embedder:
             "weights_hash": backbone.weights_hash(),
             "layer": layer or "",
             "pooling": "" if self.pooling is None else str(self.pooling),
-            "normalised": int(self.normalise or backbone.unit_norm),
+            "normalised": int(self.normalise or (backbone.unit_norm and not layer)),
             "preprocessing": backbone.preprocessing,
             "neuroenc": __version__,
         }
@@ -413,7 +413,10 @@ class TextEmbedder(_Embedder):
     model : str
         "world", an open_clip architecture with ``pretrained``, "local-dir:PATH", "hf-hub:USER/NAME", "minilm"
         (all-MiniLM-L6-v2 sentence vectors, of unit norm by the model's own last step), "conse" (the text side
-        of the ConSE space of :class:`ImageEmbedder`), or a name of :func:`register_backbone`.
+        of the ConSE space of :class:`ImageEmbedder`), "hf-dir:PATH" (a folder of transformers, such as a language
+        model's), or a name of :func:`register_backbone`.
+    layer : str, optional
+        Hidden layer, one of :meth:`layers`: the mean over the tokens of each text. None is the model's own vector.
     pretrained, normalise, device, batch_size, cache, progress, seed
         As in :class:`ImageEmbedder`.
 
@@ -435,6 +438,7 @@ class TextEmbedder(_Embedder):
         model: str = "world",
         pretrained: str | os.PathLike[str] | None = None,
         *,
+        layer: str | None = None,
         normalise: bool = False,
         device: str = "auto",
         batch_size: int = 256,
@@ -446,9 +450,23 @@ class TextEmbedder(_Embedder):
         self.device, self.batch_size = device, check_whole("batch_size", batch_size)
         self.cache, self.progress = cache, progress
         self.backbone = text_backbone(*check_model(model, pretrained, seed), seed)
+        self.layer = layer
+        if layer is not None and layer not in self.layers():
+            raise ConfigError(unknown_name(f"text layer of {self.backbone.name!r}", layer, self.layers()))
 
     def __repr__(self) -> str:
-        return f"TextEmbedder({self.model!r}, weights={self.backbone.weights!r}, normalise={self.normalise})"
+        place = "" if self.layer is None else f", layer={self.layer!r}"
+        return f"TextEmbedder({self.model!r}, weights={self.backbone.weights!r}{place}, normalise={self.normalise})"
+
+    def layers(self) -> tuple[str, ...]:
+        """Names of the hidden layers, from the words on; none where the model tells none.
+
+        Examples
+        --------
+        >>> TextEmbedder("minilm").layers()[:2]
+        ('embeddings', 'block0')
+        """
+        return self.backbone.layers() if hasattr(self.backbone, "layers") else ()
 
     def embed(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> xr.DataArray:
         """Features of ``texts``, in their order.
@@ -484,7 +502,7 @@ class TextEmbedder(_Embedder):
             )
         names = np.array(check_ids(ids, len(listed), "texts"))
         content, cut = hash_array(np.array(listed, dtype=str)), partial(self._cut, listed)
-        return self._features("text", content, names, None, partial(self._encode, listed), look=cut)
+        return self._features("text", content, names, self.layer, partial(self._encode, listed), look=cut)
 
     def embed_captions(self, stimuli: Stimuli) -> xr.DataArray:
         """Mean vector of each stimulus' captions: ``X[n] = mean_k tower(caption[n][k])``.
@@ -531,7 +549,7 @@ class TextEmbedder(_Embedder):
 
             mean = unit_norm(torch.from_numpy(mean)).numpy()
         made = provenance(step="embed_captions", captions=found.attrs["provenance"])
-        return self._labelled(mean, stimuli.ids, None, "mean over captions", self.normalise, made)
+        return self._labelled(mean, stimuli.ids, self.layer, "mean over captions", self.normalise, made)
 
     def _cut(self, texts: list[str], device: str) -> dict[str, Any]:
         """Which texts are longer than the model reads, for models that count tokens."""
@@ -549,7 +567,11 @@ class TextEmbedder(_Embedder):
 
     def _encode(self, texts: list[str], device: str, start: int, stop: int) -> np.ndarray:
         with exact_arithmetic():
-            return self._array(self._model(device).encode(texts[start:stop]))
+            model = self._model(device)
+            found = (
+                model.encode(texts[start:stop]) if self.layer is None else model.encode(texts[start:stop], self.layer)
+            )
+            return self._array(found)
 
 
 def _checked(block: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:

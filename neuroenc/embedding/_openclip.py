@@ -404,6 +404,11 @@ class OpenClipText(_OpenClip):
             "context_length": text.get("context_length", 77),
         }
 
+    def layers(self) -> tuple[str, ...]:
+        """block0 .. of open_clip's own text transformers; none of a Hugging Face tower."""
+        text = self.source.config["text_cfg"]
+        return () if text.get("hf_model_name") else tuple(f"block{n}" for n in range(int(text.get("layers", 12))))
+
     def load(self, device: str) -> OpenClipTextModel:
         """The tower on ``device``."""
         prepare()
@@ -439,9 +444,25 @@ class OpenClipTextModel:
         found = inner([clean(text) for text in texts], truncation=False, padding=False, verbose=False)
         return [len(ids) for ids in found.input_ids]
 
-    def encode(self, texts: list[str]) -> Any:
-        """Raw text vectors (b, feature)."""
-        return self._model.encode_text(self._tokenizer(texts).to(self._device))
+    def encode(self, texts: list[str], layer: str | None = None) -> Any:
+        """Raw text vectors (b, feature); of a layer the mean over the tokens of each text."""
+        tokens = self._tokenizer(texts).to(self._device)
+        if layer is None:
+            return self._model.encode_text(tokens)
+        import torch
+
+        seen: list[Any] = []
+        blocks = getattr(self._model, "text", self._model).transformer.resblocks
+        hook = blocks[int(layer.removeprefix("block"))].register_forward_hook(lambda m, i, o: seen.append(o))
+        try:
+            self._model.encode_text(tokens)
+        finally:
+            hook.remove()
+        hidden = seen[0] if seen[0].shape[0] == len(tokens) else seen[0].transpose(0, 1)
+        # The mark of a text's end has the highest number; what stands behind it is padding.
+        last = tokens.argmax(dim=1, keepdim=True)
+        mask = (torch.arange(tokens.shape[1], device=tokens.device) <= last)[:, : hidden.shape[1], None]
+        return (hidden * mask).sum(1) / mask.sum(1)
 
 
 def world_image(preprocessing: Mapping[str, Any] | None = None) -> OpenClipImage:

@@ -148,8 +148,8 @@ class Backbone(Protocol):
         Of images: ``preprocess(image)``, a tensor (3, y, x) of one RGB PIL image, and ``encode(batch, layer)``, the
         `Output` of a layer (None: the final vector) for a tensor (b, 3, y, x); one that gives several layers in one
         forward pass has ``encode_layers(batch, layers)`` besides, a dict of `Output`. Of texts: ``encode(texts)``, a
-        tensor (b, feature); one that cuts long texts has ``max_tokens`` and ``count_tokens(texts)`` besides, so that
-        the cut is told.
+        tensor (b, feature), and where it has layers ``encode(texts, layer)``; one that cuts long texts has
+        ``max_tokens`` and ``count_tokens(texts)`` besides, so that the cut is told.
         """
 
 
@@ -378,6 +378,10 @@ def text_backbone(model: str, pretrained: str | None, seed: int) -> Backbone:
     factory = _registered("text", model, pretrained)
     if factory is not None:
         return factory()
+    if model.startswith("hf-dir:"):
+        if pretrained is not None:
+            raise ConfigError(f"model {model!r} has weights. Next step: leave pretrained={pretrained!r} out.")
+        return _factory("neuroenc.embedding._offline:TextFolder")(model)
     if model.startswith(("timm:", "torchvision:")):
         raise ConfigError(unknown_name("text model", model, _KNOWN["text"], f"{model!r} embeds no texts."))
     return _factory("neuroenc.embedding._openclip:OpenClipText")(model, pretrained, seed=seed)

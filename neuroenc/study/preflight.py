@@ -193,7 +193,7 @@ def _check_space(where: str, config: FeaturesConfig, source: DataConfig, labels:
         if config.kind == "image":
             image_embedder(config)
         elif config.kind in ("captions", "dense"):
-            TextEmbedder(config.model, config.pretrained or None)
+            TextEmbedder(config.model, config.pretrained or None, layer=config.layer or None)
     if config.kind == "dense" and config.table:
         read_table(config.table, ("stimulus", "row", "column", "caption"), what=f"[{where}] table")
 

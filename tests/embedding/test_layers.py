@@ -138,6 +138,44 @@ def test_alexnets_maps_are_those_of_the_readout_comparison(pictures, tmp_path):
         ImageEmbedder("torchvision:alexnet", "IMAGENET1K_V9")
 
 
+@pytest.mark.parametrize("layer", ["embeddings", "block2"])
+def test_text_layers_are_means_over_tokens(layer):
+    import transformers
+
+    from neuroenc.embedding import TextEmbedder
+    from neuroenc.embedding._offline import MiniLM
+
+    texts = ["a dog", "a man rides a brown horse on the beach"]
+    found = TextEmbedder("minilm", layer=layer, cache=False, **PLAIN).embed(texts)
+    folder = str(MiniLM()._folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    number = 0 if layer == "embeddings" else 3
+    for n, text in enumerate(texts):  # one at a time: nothing is padded
+        with torch.no_grad():
+            hidden = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[number]
+        np.testing.assert_allclose(found[n], hidden[0].mean(0), atol=1e-4)
+    assert found.attrs["layer"] == layer
+    assert not found.attrs["normalised"]
+    # The same files as a folder of one's own.
+    again = TextEmbedder(f"hf-dir:{folder}", layer=layer, cache=False, **PLAIN).embed(texts)
+    np.testing.assert_allclose(again, found, atol=1e-6)
+    with pytest.raises(ConfigError, match="block5"):
+        TextEmbedder("minilm", layer="block6")
+    with pytest.raises(DataError, match="config"):
+        TextEmbedder("hf-dir:/nowhere")
+
+
+def test_layers_of_a_clips_text_tower():
+    from neuroenc.embedding import TextEmbedder
+
+    embedder = TextEmbedder("world", layer="block0", cache=False, **PLAIN)
+    texts = ["a red car", "a dog beside a tree under a lamp"]
+    both = embedder.embed(texts).values
+    np.testing.assert_allclose(both[0], embedder.embed(texts[:1])[0], atol=1e-5)  # padding does not enter
+    assert np.abs(both[0] - both[1]).max() > 1e-3
+
+
 def test_a_config_names_several_layers(pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("NEUROENC_CACHE", str(tmp_path))
     table = {"model": "efficientnet-lite0", "layers": ["block0", "block2"], "preprocessing": {"size": 32}}

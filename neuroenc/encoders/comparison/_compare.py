@@ -127,7 +127,9 @@ def _labelled(maps: np.ndarray) -> xr.DataArray:
     return xr.DataArray(maps, dims=("stimulus", *dims))
 
 
-def _encoder(job: Job, candidate: dict[str, Any], spaces: Sequence[str] = (), **arguments: Any) -> Any:
+def _encoder(
+    job: Job, candidate: dict[str, Any], spaces: Sequence[str] = (), rank: Any = None, **arguments: Any
+) -> Any:
     from neuroenc.encoders.readout import ReadoutEncoder
 
     cell = job.cell
@@ -135,7 +137,8 @@ def _encoder(job: Job, candidate: dict[str, Any], spaces: Sequence[str] = (), **
     trains = {k: v for k, v in drawn.items() if k in keywords(ReadoutEncoder)}
     if cell.kind in grid.CLOSED_FORM:
         arguments["solver"] = "gradient"
-    arguments["readout_options"] = {**cell.options, **{k: v for k, v in drawn.items() if k not in trains}}
+    fixed = {k: v for k, v in cell.options.items() if k != "matches"}
+    arguments["readout_options"] = {**fixed, **(rank or {}), **{k: v for k, v in drawn.items() if k not in trains}}
     # Candidates share first weights unless the start is what they differ in; folds differ.
     seed = int(np.random.SeedSequence([job.seed, job.fold, candidate["start"]]).generate_state(1)[0] % 2**31)
     own = {**({"spaces": spaces} if spaces and cell.core_kind == "trunk" else {}), **cell.core_options}
@@ -148,11 +151,12 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     X, Y = source.features(cell.features, rows.train), source.responses(rows.train, job.voxels)
     context = source.features(cell.context, rows.train) if cell.context else None
     held = np.flatnonzero(np.isin(rows.train, rows.validation))
+    rank = _matched_rank(cell.options["matches"], X, context, len(job.voxels)) if "matches" in cell.options else None
     tried = []
     for number, candidate in enumerate(job.candidates):
         begin = time.perf_counter()
         folder = None if checkpoint is None else checkpoint / f"candidate{number}"
-        encoder = _encoder(job, candidate, spaces, validation=held.tolist(), checkpoint=folder)
+        encoder = _encoder(job, candidate, spaces, rank, validation=held.tolist(), checkpoint=folder)
         encoder.fit(X, Y, context=context)
         seen = _predict(encoder, X[held], None if context is None else context[held])
         r = stats.score(Y.values[held], seen)
@@ -162,7 +166,7 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     _, validation_r, chosen, _ = tried[best]
     begin = time.perf_counter()
     folder = None if checkpoint is None else checkpoint / "refit"
-    final = _encoder(job, job.candidates[best], spaces, checkpoint=folder)
+    final = _encoder(job, job.candidates[best], spaces, rank, checkpoint=folder)
     # The same rates over the same epochs; more rows make these epochs longer, and nothing is stopped on the test.
     final.fit(X, Y, context=context, fixed_epochs=chosen.schedule_ if len(chosen.schedule_) else 1)
     last = time.perf_counter() - begin
@@ -182,6 +186,22 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     curves = [{"candidate": n, **row} for n, t in enumerate(tried) for row in t[2].curves_.to_dict("records")]
     extras = _extras(final, T, context, len(job.voxels))
     return Fitted(_predict(final, T, context), validation_r, record, curves, extras)
+
+
+def _matched_rank(other: Mapping[str, Any], X: np.ndarray, context: np.ndarray | None, n_voxels: int) -> dict[str, int]:
+    """Rank at which a low-rank readout has as many parameters as another readout of the same features."""
+    import torch
+
+    from neuroenc.encoders.readout import READOUTS, make_readout
+    from neuroenc.encoders.readout._maps import as_maps
+
+    options = {k: v for k, v in other.items() if k != "readout"}
+    if context is not None and "context_shape" in keywords(READOUTS[other["readout"]]):
+        options["context_shape"] = as_maps(context).shape[1:]
+    shape = as_maps(X).shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        wanted = make_readout(other["readout"], shape, n_voxels, **options).n_parameters
+    return {"rank": max(1, round((wanted - n_voxels) / (int(np.prod(shape)) + n_voxels)))}
 
 
 def _predict(encoder: Any, X: np.ndarray, context: np.ndarray | None) -> np.ndarray:

@@ -23,6 +23,21 @@ from neuroenc.encoders.linear._reduce import check_reduction
 #: Readouts that least squares solves; they need no torch.
 CLOSED_FORM = ("linear", "pooled")
 _RIDGE_OPTIONS = ("pool", "alphas", "cv", "reduce", "n_components")
+#: Settings of training by name, for ``training``'s ``preset``. "published": the readout comparison's own, apart from
+#: when it validates (every 500 steps there, every epoch here).
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {
+        "loss": "mse+ccc-batch",
+        "optimiser": "adam",
+        "lr": 1e-4,
+        "weight_decay": 0.0,
+        "batch_size": 4,
+        "accumulate": 4,
+        "max_epochs": 100,
+        "patience": 20,
+        "lr_cuts": 0,
+    }
+}
 # Arguments of ReadoutEncoder that the comparison itself decides.
 _DECIDED = ("readout_options", "core", "core_options", "subjects", "validation", "seed", "checkpoint", "progress")
 
@@ -80,6 +95,20 @@ def _training_names() -> list[str]:
     return [name for name in keywords(ReadoutEncoder) if name not in (*_DECIDED, *_RIDGE_OPTIONS)]
 
 
+def _matching(label: str, given: dict[str, Any], every: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Settings with ``matches``, the label of another readout, as what that stands for: its kind and options."""
+    if "matches" not in given:
+        return given
+    if given.get("readout", label) != "lowrank" or "rank" in given:
+        raise ConfigError(
+            f"readout {label!r}: matches is of readout 'lowrank' without rank, whose rank is chosen to have as many "
+            f"parameters as another; found {given}."
+        )
+    other = every[one_of(f"matches of readout {label!r}:", given["matches"], [k for k in every if k != label])]
+    own = {k: v for k, v in other.items() if k not in ("readout", "context", "search", "alphas", "cv")}
+    return {**given, "matches": {"readout": other.get("readout", given["matches"]), **own}}
+
+
 def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], core: bool) -> dict[str, Any]:
     """Fields of a cell that its readout's settings decide."""
     given = dict(given)
@@ -102,19 +131,24 @@ def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], cor
     if core and kind in CLOSED_FORM:
         # The same label is ridge on frozen features, and is trained by gradients through a core.
         given = {k: v for k, v in given.items() if k not in ("alphas", "cv", "reduce", "n_components")}
-    search = given.pop("search", None)
+    search, matches = given.pop("search", None), given.pop("matches", None)
+    if matches is not None and core:
+        raise ConfigError(f"readout {label!r} matches another, which is on features themselves. Next step: no core.")
     names = _training_names()
     for name in training:
         one_of("training setting", name, names)
     legal = [name for name in keywords(READOUTS[kind]) if name not in ("max_memory", "context_shape")]
     for name in given:
-        one_of(where, name, [*legal, *names, "readout", "context", "search"])
+        one_of(where, name, [*legal, *names, "readout", "context", "search", "matches"])
     chosen = {k: v for k, v in given.items() if k in legal}
     space = READOUTS[kind].search_space() if search is None else {str(k): list(v) for k, v in search.items()}
     for name, values in space.items():
         one_of(f"search of readout {label!r}:", name, [*legal, *names])
         if not values:
             raise ConfigError(f"search of readout {label!r}: {name} has no values to choose from.")
+    if matches is not None:
+        legal_there = keywords(READOUTS[one_of("readout", matches["readout"], READOUTS)])
+        chosen["matches"] = {k: v for k, v in matches.items() if k == "readout" or k in legal_there}
     return {
         "kind": kind,
         "options": chosen,
@@ -150,13 +184,15 @@ def build_cells(
     readouts : mapping of label to settings, or names
         Settings are the readout's own options, arguments of `ReadoutEncoder` such as ``max_epochs``, ``readout``
         (which readout the label stands for), ``context`` (a feature space) and ``search`` (values to choose from).
+        Readout "lowrank" takes ``matches``, another label: a linear control whose rank gives it as many parameters.
     cores : mapping of label to settings, or names, optional
         Settings are the core's options, ``core`` (which core), ``features`` (one name or more) and arguments of
         `ReadoutEncoder` for cells with this core. Feature spaces that a core names are read through cores only.
     keep : sequence of str, optional
         Names of cells, ``features/readout`` or ``features/core/readout``, with ``*``; others are left out.
     training : mapping, optional
-        Arguments of `ReadoutEncoder` for all cells that are trained by gradients.
+        Arguments of `ReadoutEncoder` for all cells that are trained by gradients; ``preset`` "published" takes what is
+        left out from the readout comparison as it was published.
 
     Raises
     ------
@@ -175,6 +211,9 @@ def build_cells(
         if "/" in name or not name:
             raise ConfigError(f"feature space {name!r}: a name must not be empty nor hold '/'.")
     common = dict(training or {})
+    if "preset" in common:
+        common = {**PRESETS[one_of("preset of training", common.pop("preset"), PRESETS)], **common}
+    wanted = {label: _matching(label, given, wanted) for label, given in wanted.items()}
     through: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for label, settings in _named("core", cores).items():
         named = settings.pop("features", spaces)

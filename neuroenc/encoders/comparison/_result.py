@@ -362,10 +362,12 @@ class Comparison:
         References: Kriegeskorte, Mur & Bandettini (2008), Front. Syst. Neurosci. 2:4; Khaligh-Razavi & Kriegeskorte
         (2014), PLoS Comput. Biol. 10:e1003915 (weighted features).
         """
-        at, models = self._tested, []
-        for name, (space, index) in self._features.items():
-            if any(cell.features == name and not cell.core for cell in self._cells):
-                models.append(("features", name, np.asarray(space)[index[at]]))
+        at, read = self._tested, {cell.features for cell in self._cells if not cell.core}
+        models: list[tuple[str, str, Any]] = [
+            ("features", name, lambda rows, space=space, index=index: np.asarray(space[index[at[rows]]]))
+            for name, (space, index) in self._features.items()
+            if name in read
+        ]
         models += [("prediction", cell, self.predictions(cell).values[at]) for cell in self.cells]
         how = {"stimuli": self.responses["stimulus"].values[at], "n_bootstraps": self.n_bootstraps, "seed": self.seed}
         return statistics.similarity_table(self.responses.values[at], models, self.groups, **how)

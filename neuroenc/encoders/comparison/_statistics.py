@@ -240,7 +240,7 @@ _RSA_VOXELS = 5
 
 def similarity_table(
     measured: np.ndarray,
-    models: Sequence[tuple[str, str, np.ndarray]],
+    models: Sequence[tuple[str, str, Any]],
     groups: Sequence[Group],
     *,
     stimuli: np.ndarray,
@@ -255,8 +255,9 @@ def similarity_table(
     Parameters
     ----------
     measured : array (row, voxel)
-    models : sequence of (kind, name, array (row, ...))
-        Kind "prediction" (row, voxel) is read at the voxels of the group, "features" as it is.
+    models : sequence of (kind, name, values)
+        Of kind "prediction" an array (row, voxel), read at the voxels of the group; of kind "features" what gives the
+        features of some rows.
     groups : sequence of Group
     stimuli : array (row,)
     n_bootstraps, seed : int
@@ -286,7 +287,7 @@ def similarity_table(
         mine = stats.rdm(y[known][:, group.voxels])
         each = []
         for kind, _, values in models:
-            own = averaged(values[:, group.voxels])[known] if kind == "prediction" else values[first]
+            own = averaged(values[:, group.voxels])[known] if kind == "prediction" else values(first)
             each.append(stats.rdm(np.asarray(own, dtype=np.float64).reshape(len(known), -1)))
         defined = [k for k, part in enumerate(each) if np.isfinite(part).all()]
         if not defined or not np.isfinite(mine).all():

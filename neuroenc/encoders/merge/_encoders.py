@@ -47,7 +47,7 @@ def merge_incontext(
         See `learn_merge`.
     labels : bool
         Learn from the responses to query trials (squared error). False does not look at them: predictions from one half
-        of the support are to correlate with those from the other half.
+        of the support are to correlate with those from the other half, which says less of a model than its error.
     voxels : int
         Of an episode.
     support, query : (int, int) and int

@@ -77,7 +77,8 @@ class CompareConfig(Table):
     field_of_view
         Width of the pictures in degrees of visual angle, for maps of receptive fields; 0: shares of the width.
     training
-        Arguments of `neuroenc.encoders.readout.ReadoutEncoder` for all cells that are trained by gradients.
+        Arguments of `neuroenc.encoders.readout.ReadoutEncoder` for all cells that are trained by gradients; ``preset =
+        "published"`` takes those left out from the readout comparison as it was published.
     regions
         Three-region analysis; left out without the table.
     layers

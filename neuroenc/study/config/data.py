@@ -161,8 +161,8 @@ class DataConfig(Table):
 #: Keys of a feature space that each kind reads, besides ``standardise``.
 FEATURES = {
     "image": ("model", "pretrained", "layer", "layers", "pooling", "normalise", "preprocessing"),
-    "captions": ("model", "pretrained", "normalise"),
-    "dense": ("model", "pretrained", "normalise", "grid", "table"),
+    "captions": ("model", "pretrained", "layer", "normalise"),
+    "dense": ("model", "pretrained", "layer", "normalise", "grid", "table"),
     "join": ("spaces", "grid"),
     "pixels": ("size",),
     "file": ("file", "samples"),
@@ -185,7 +185,7 @@ class FeaturesConfig(Table):
     pretrained
         Weights of an open_clip model, such as "openai".
     layer
-        Layer of the model; its last embedding where left out.
+        Layer of the model; its last embedding where left out. Of a text model the mean over its tokens.
     layers
         Several layers of an image model, each a feature space ``NAME.LAYER`` of its own; one forward pass of each image
         serves all.

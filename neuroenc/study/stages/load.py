@@ -339,7 +339,8 @@ def make_features(config: FeaturesConfig, stimuli: Stimuli | None, progress: boo
         return _pixels(stimuli, config.size)
     if config.kind == "image":
         return image_embedder(config, progress).embed(stimuli)
-    text = TextEmbedder(config.model, config.pretrained or None, normalise=config.normalise, progress=progress)
+    how: dict[str, Any] = {"layer": config.layer or None, "normalise": config.normalise, "progress": progress}
+    text = TextEmbedder(config.model, config.pretrained or None, **how)
     if config.kind == "captions":
         return text.embed_captions(stimuli)
     cells = (config.grid, config.grid)

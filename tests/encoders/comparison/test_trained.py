@@ -218,3 +218,24 @@ def test_a_trunk_conditioned_on_subject_and_region_is_a_core_with_gates():
     assert conflict.sel(cell="m/shared/pooled").notnull().sum() == 4
     with pytest.raises(ConfigError, match="width"):
         build_cells(["m"], ["pooled"], {"c": {"core": "trunk", "widht": 4}})
+
+
+def test_a_control_has_as_many_parameters_and_published_training_its_own_values():
+    rng = np.random.default_rng(0)
+    maps = rng.standard_normal((80, 6, 5, 5)).astype("float32")
+    ids = [f"s{i}" for i in range(80)]
+    space = make_features(maps, stimulus=ids)
+    Y = make_responses(maps[:, 0, 1, 1][:, None] + rng.standard_normal((80, 40)), stimulus=ids, dim="stimulus")
+    readouts = {"factorized": {"search": {}}, "control": {"readout": "lowrank", "matches": "factorized", "search": {}}}
+    how = {"cv": 2, "n_candidates": 1, "n_bootstraps": 20, "progress": False}
+    found = compare({"x": space}, readouts, Y, training={"preset": "published", "max_epochs": 1}, **how)
+    costs = found.table().query("kind == 'all'").set_index("cell")["n_parameters"]
+    step = 6 * 25 + 40  # parameters of one rank
+    assert abs(costs["x/control"] - costs["x/factorized"]) <= step / 2 + 1
+    training = build_cells(["x"], readouts, training={"preset": "published", "patience": 3})[0].training
+    assert (training["lr"], training["batch_size"], training["loss"]) == (1e-4, 4, "mse+ccc-batch")
+    assert training["patience"] == 3
+    with pytest.raises(ConfigError, match="lowrank"):
+        build_cells(["x"], {"factorized": {}, "linear": {"matches": "factorized"}})
+    with pytest.raises(ConfigError, match="published"):
+        build_cells(["x"], ["factorized"], training={"preset": "publish"})

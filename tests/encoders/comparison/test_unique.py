@@ -94,11 +94,12 @@ def test_similarity_is_highest_for_what_drives_a_region():
     features = spaces(150)
     drives = [{"a": 1.0}] * 12 + [{"b": 1.0}] * 12
     found = run(features, driven(features, drives, noise=0.3))
-    table = found.similarity().set_index(["group", "of", "model"])["similarity"]
+    rows = found.similarity()
+    table = rows.set_index(["group", "of", "model"])["similarity"]
     for region, other in (("a", "b"), ("b", "a")):
         assert table[region, "prediction", f"{region}/linear"] > table[region, "prediction", f"{other}/linear"] + 0.3
         assert table[region, "features", region] > table[region, "features", other] + 0.2
-    wide = found.similarity().query("of == 'prediction' and group == 'a' and model == 'a/linear'").iloc[0]
+    wide = rows.query("of == 'prediction' and group == 'a' and model == 'a/linear'").iloc[0]
     assert wide["low"] < wide["similarity"] < wide["high"]
-    sections = [s.id for s in comparison_sections(found.scores, table=found.table(), similarity=found.similarity())]
+    sections = [s.id for s in comparison_sections(found.scores, table=found.table(), similarity=rows)]
     assert "similarity" in sections
