@@ -611,6 +611,31 @@ def test_an_edited_model_is_trained_again(study, tmp_path):
     assert load_model(tmp_path / "pretrain" / "anchored").config.heads == 2
 
 
+def test_finetuning_takes_a_merged_start(study, tmp_path):
+    folder, out, _ = study
+    merge = {
+        "base": out / "pretrain/anchored",
+        "models.one": out / "finetune/anchored",
+        "models.two": out / "extend/anchored",
+    }
+    changes = [f"incontext.merge.{k}={v}" for k, v in merge.items()]
+    config, said = read(folder / "icl.toml", [*changes, "incontext.merge.steps=4"]), []
+    found = incontext_train(config, tmp_path, "finetune", progress=False, say=said.append)
+    assert found["stage"] == "finetune"
+    table = pd.read_csv(tmp_path / "finetune" / "anchored" / "merge.csv")
+    assert set(table["model"]) == {"one", "two"}
+    assert table["coefficient"].between(0.2, 0.8).all()  # near the soup after four steps
+    assert any("2 models merged" in line for line in said)
+    again = []
+    incontext_train(config, tmp_path, "finetune", progress=False, say=again.append)
+    assert any("done before" in line for line in again)
+    other = read(folder / "icl.toml", [*changes, "incontext.merge.way=soup"])
+    incontext_train(other, tmp_path, "finetune", progress=False, say=again.append)
+    assert (pd.read_csv(tmp_path / "finetune" / "anchored" / "merge.csv")["coefficient"] == 0.5).all()
+    with pytest.raises(ConfigError, match="blocks"):
+        read(folder / "icl.toml", [*changes, "incontext.merge.way=block"])
+
+
 def _command(*arguments):
     return CliRunner().invoke(app, ["icl", "predict", *map(str, arguments), "--quiet"])
 

@@ -256,11 +256,13 @@ def learn_merge(
             value = torch.func.functional_call(call, tensors, (step,))
             total = value + penalty * (share - 1 / len(named)).square().sum()
             if not bool(torch.isfinite(total)):
-                raise DataError(f"the loss of step {step} is {float(value)}. Next step: a smaller lr, or other trials.")
+                raise DataError(
+                    f"the loss of step {step} is {float(value.detach())}. Next step: a smaller lr, or other trials."
+                )
             optimiser.zero_grad()
             total.backward()
             optimiser.step()
-            losses.append(float(value))
+            losses.append(float(value.detach()))
     with torch.no_grad():
         share = raw()
         state = work.state_dict()
