@@ -102,12 +102,13 @@ class CaptionStudy:
         ``voxel, rank`` (from 1)``, caption, score``, and ``caption_id, predicted, evidence, n_phrases,
         n_supported, n_unsupported`` where known.
     evidence : DataFrame
-        ``voxel, rank, stimulus, predicted`` (units of the responses).
+        ``voxel, rank, stimulus, predicted`` (units of the responses), and where patch maps were made ``places``: digits
+        of each row of the map, from the top, joined by "/"; 9 drives the voxel most.
     gate : DataFrame
         ``voxel, captioned`` (bool)``, reason`` ("" where captioned), one row for each voxel of ``scores``.
     phrases : DataFrame, optional
         ``voxel, rank, phrase, start, end`` (characters of the caption)``, in_images`` (share)``, predicted,
-        percentile, verdict`` ("supported", "uncertain", "unsupported").
+        percentile, verdict`` ("supported", "uncertain", "unsupported"), and ``place_r, place_percentile`` where known.
     stability : DataFrame, optional
         ``voxel`` and, for each kind (folds, bootstrap, halves), mean agreement and ``KIND_null``.
     sentence : DataFrame, optional

@@ -109,6 +109,23 @@ def test_a_bank_without_captions_is_read_once_and_gives_its_images_to_the_checke
     assert 0 < summary["hallucination_rate"] < 1
 
 
+@pytest.mark.slow
+def test_places_are_drawn_and_asked_where_the_config_says_so(tmp_path):
+    """Windows of the best images: a patch map each on the page, and a third witness of phrases."""
+    less = ["stability.folds=0", "stability.halves=0", "analysis.words=none", "decoder.kind=retrieval"]
+    more = ["data.options.n_subjects=1", "grounding.places=witness", "grounding.grid=3"]
+    lines = []
+    caption(small(*less, *more), tmp_path, progress=False, say=lines.append)
+    assert any("places: 9 windows" in line for line in lines)
+    study = CaptionStudy.load(tmp_path / "study")
+    shown = study.evidence["rank"] <= 8
+    assert study.evidence.loc[shown, "places"].str.fullmatch(r"(\d{3}/){2}\d{3}").all()
+    assert study.evidence[shown].groupby("voxel")["places"].apply(lambda x: "9" in "".join(x)).all()
+    assert study.phrases["place_percentile"].between(0, 1).all()
+    voxel_pages = "".join(p.read_text() for p in (tmp_path / "report").rglob("*.html"))
+    assert 'class="heat" src="data:image/png;base64,' in voxel_pages
+
+
 def untold(*args):
     """A bank of which nobody told captions: images are compared with phrases by their embeddings."""
     bank = read_bank(*args)

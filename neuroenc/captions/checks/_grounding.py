@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from scipy import stats
 
 from neuroenc._core.arrays import unit_rows
@@ -215,6 +216,66 @@ class ImageVerifier:
         return (share >= self.threshold).reshape(len(x), len(table))
 
 
+class PlaceVerifier:
+    r"""Yes where a phrase is found in the places of a voxel's best images that drive the voxel.
+
+    .. math:: r_{vp} = \mathrm{corr}_{ik}\big(w_v \cdot \tilde x_{ik},\; t_p \cdot \tilde x_{ik}\big), \qquad
+        \mathrm{share}_{p' \in M_p}(r_{vp'} < r_{vp}) \ge \theta
+
+    over places k of best images i, with embeddings of places less their image's mean. The other witnesses ask whether
+    an image shows a phrase; here it must be where in the image the voxel is driven.
+    """
+
+    numbers = ("place_r", "place_percentile")
+
+    def __init__(
+        self,
+        weights: Weights,
+        evidence: pd.DataFrame,
+        voxels: Sequence[Any],
+        bank: PhraseBank,
+        *,
+        tokens: xr.DataArray,
+        threshold: float,
+    ) -> None:
+        self.weights, self.bank, self.threshold = weights.matrix(), bank, float(threshold)
+        last = [d for d in map(str, tokens.dims[1:]) if d in ("channel", "feature")]
+        if "stimulus" not in tokens.dims or not last or tokens.sizes[last[0]] != self.weights.shape[1]:
+            raise DataError(
+                f"tokens have dims {dict(tokens.sizes)}; expected (stimulus, channel, y, x) or (stimulus, token, "
+                f"feature) of the {self.weights.shape[1]} dimensions of the weights."
+            )
+        values = tokens.transpose("stimulus", ..., last[0]).values
+        values = values.reshape(len(values), -1, values.shape[-1]).astype(np.float64)
+        self._tokens = values - values.mean(axis=1, keepdims=True)
+        place = {str(s): k for k, s in enumerate(tokens["stimulus"].values)}
+        shown = evidence.assign(at=evidence["stimulus"].astype(str).map(place)).dropna(subset=["at"])
+        best = {v: part["at"].to_numpy(np.int64) for v, part in shown.groupby("voxel", sort=False)}
+        self._best = [best.get(v, np.zeros(0, np.int64)) for v in voxels]
+
+    def verify(self, voxels: np.ndarray, phrases: np.ndarray, table: Sequence[Phrase]) -> Verification:
+        """See `Verification`."""
+        keys, matched = self.bank.comparison(table)
+        pool, own = self.bank.centred(keys), self.bank.centred([p.key for p in table])
+        found, share = np.zeros(len(voxels)), np.zeros(len(voxels))
+        for v in np.unique(voxels):
+            claims = np.flatnonzero(voxels == v)
+            places = self._tokens[self._best[v]].reshape(-1, self._tokens.shape[2])
+            drive = places @ self.weights[v]
+            rest, mine = (_cosines(drive, places @ vectors.T) for vectors in (pool, own[phrases[claims]]))
+            found[claims] = mine
+            for k, r in zip(claims, mine):
+                others = rest[matched[phrases[k]]]
+                share[k] = (others < r).mean() + 0.5 * (others == r).mean()
+        return Verification(share >= self.threshold, {"place_r": found, "place_percentile": share})
+
+
+def _cosines(one: np.ndarray, many: np.ndarray) -> np.ndarray:
+    """Cosine of a vector (n,) with each column (n, k); 0 where either is 0."""
+    norms = np.linalg.norm(one) * np.linalg.norm(many, axis=0)
+    return np.divide(one @ many, norms, out=np.zeros(many.shape[1]), where=norms > 0)
+
+
 _NUMBERS = ("in_images", "predicted", "percentile")
 
 
@@ -235,7 +296,10 @@ class GroundingChecker:
     - weights: the predicted response :math:`w_v \cdot t_p` of the phrase's text embedding, moved across the modality
       gap, is at or over the percentile :math:`\theta` among random phrases of the same number of words.
 
-    Both yes is "supported", both no "unsupported", else "uncertain". For a phrase that has nothing to do with a voxel
+    With ``tokens`` a third asks whether the phrase is where in the voxel's best images the voxel is driven
+    (:class:`PlaceVerifier`).
+
+    All yes is "supported", all no "unsupported", else "uncertain". For a phrase that has nothing to do with a voxel
     the first says yes with probability of at most alpha, the second with :math:`1 - \theta`.
 
     Parameters
@@ -267,6 +331,9 @@ class GroundingChecker:
     engine : str or callable
         As in :func:`find_phrases`: also a callable that finds phrases, such as ``phrases`` of a
         :class:`SyntacticDistanceParser`.
+    tokens : DataArray (stimulus, channel, y, x) or (stimulus, token, feature), optional
+        Embeddings of the places of best images, in the space of the weights, such as
+        :func:`neuroenc.embedding.embed_windows` gives.
     features_normalised : bool
         Whether the encoder was fitted on unit-norm features; otherwise ``predicted`` counts texts at the mean norm of
         the bank.
@@ -317,6 +384,7 @@ class GroundingChecker:
         n_random: int = 500,
         n_images: int = 1000,
         engine: str | PhraseFinder = "auto",
+        tokens: Any = None,
         features_normalised: bool = True,
         max_memory: str | int | None = None,
         seed: int = 0,
@@ -352,10 +420,13 @@ class GroundingChecker:
             )
         shared: dict[str, Any] = {"threshold": threshold, "max_memory": max_memory}
         scale, moved = 1.0 if features_normalised else seen.norm, seen.mean if centre else None
-        self.verifiers: dict[str, ImageVerifier | WeightVerifier] = {
+        self.verifiers: dict[str, ImageVerifier | WeightVerifier | PlaceVerifier] = {
             "images": ImageVerifier(evidence, self.voxels.tolist(), self.bank, images=seen, alpha=alpha, **shared),
             "weights": WeightVerifier(weights, self.bank, image_direction=moved, scale=scale, **shared),
         }
+        if tokens is not None:
+            names, placed = self.voxels.tolist(), {"tokens": tokens, "threshold": threshold}
+            self.verifiers["places"] = PlaceVerifier(weights, evidence, names, self.bank, **placed)
         #: Row of the voxel that answers for each voxel: itself, but in :meth:`shuffled`.
         self._answers = np.arange(len(self.voxels))
         self._known: dict[tuple[int, str, str], int] = {}
@@ -436,7 +507,8 @@ class GroundingChecker:
         Grounding
             ``captions``: the table with ``n_phrases, n_supported, n_unsupported`` (the rest are uncertain).
             ``phrases``: ``voxel, rank, phrase, start, end, in_images`` (share of the best images that show it),
-            ``predicted, percentile, verdict, in_random_images`` (chance of ``in_images``) and voxel coordinates.
+            ``predicted, percentile, verdict, in_random_images`` (chance of ``in_images``)``,
+            place_r, place_percentile`` (with ``tokens``) and voxel coordinates.
         """
         check_columns(captions, ("voxel", "rank", "caption"), "captions")
         several = self.find(captions["caption"].tolist())

@@ -13,7 +13,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import CaptionStudy
 from neuroenc.data import Stimuli, read_picture
 from neuroenc.report._style import joined, place_of
-from neuroenc.report.explorer._data import VoxelTable
+from neuroenc.report.explorer._data import VoxelTable, overlay
 
 SIDE = 96  # pixels, shown at 64 CSS pixels
 
@@ -172,14 +172,15 @@ def voxel_cards(study: CaptionStudy, table: VoxelTable, rows: Iterable[int], ima
             spans = [(int(p["start"]), int(p["end"]), p["verdict"]) for p in told if p["rank"] == one["rank"]]
             one["parts"] = segments(str(one["caption"]), spans)
         shown = study.evidence.iloc[table.evidence.get(voxel, none)[:6]]
+        placed = shown["places"].astype(str) if "places" in shown else [""] * len(shown)
         where = (line["subject"], line["roi"].replace(";", ", "), place_of(study.scores, int(v)))
         card: dict[str, Any] = {"where": " · ".join(x for x in where if x), "captions": captions}
         card["scored"] = [(name, line[c], line[null]) for name, c, null in scored if np.isfinite(line.get(c, np.nan))]
         # Of the best caption.
         card["phrases"] = [p for p in told if captions and p["rank"] == captions[0]["rank"]]
         card["images"] = [
-            images.describe(s) | {"id": s, "predicted": float(p)}
-            for s, p in zip(shown["stimulus"].astype(str), shown["predicted"])
+            images.describe(s) | {"id": s, "predicted": float(p)} | ({"heat": overlay(where)} if where else {})
+            for s, p, where in zip(shown["stimulus"].astype(str), shown["predicted"], placed)
         ]
         cards.append(line | card)
     return cards

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from PIL import Image
 
 from neuroenc._core.schema import VERDICTS, check_scores, check_voxel_table
 from neuroenc.captions import CaptionStudy
@@ -220,6 +222,7 @@ class Details:
         self._table, self._describe = table, describe
         self._stimulus = study.evidence["stimulus"].astype(str).to_numpy(object)
         self._predicted = study.evidence["predicted"].to_numpy(float)
+        self._places = study.evidence["places"].astype(str).to_numpy(object) if "places" in study.evidence else None
         told = study.phrases
         self._phrases: list[list[Any]] = []
         if told is None:
@@ -233,17 +236,34 @@ class Details:
             a, b = utf16(words, int(start)), utf16(words, int(end))
             self._phrases.append([int(rank), a, b, VERDICTS.index(verdict), *map(_number, values)])
 
+    def _heat(self, k: int) -> list[str]:
+        return [overlay(self._places[k])] if self._places is not None and self._places[k] else []
+
     def of(self, rows: np.ndarray) -> dict[str, Any]:
-        """``evidence`` ([stimulus, predicted] of the best `SHOWN`), ``phrases`` and ``stimuli`` of these rows."""
+        """``evidence`` (stimulus, predicted, overlay if any; of the best `SHOWN`), ``phrases`` and ``stimuli``."""
         stimuli: dict[str, int] = {}
         evidence, phrases = [], []
         none = np.zeros(0, int)
         for voxel in self._table.frame["voxel"].to_numpy()[rows]:
             mine = self._table.evidence.get(voxel, none)[:SHOWN]
             places = [stimuli.setdefault(self._stimulus[k], len(stimuli)) for k in mine]
-            evidence.append([[place, _number(self._predicted[k])] for place, k in zip(places, mine)])
+            evidence.append([[place, _number(self._predicted[k]), *self._heat(k)] for place, k in zip(places, mine)])
             phrases.append([self._phrases[k] for k in self._table.phrases.get(voxel, none)])
         return {"evidence": evidence, "phrases": phrases, "stimuli": [{"id": s, **self._describe(s)} for s in stimuli]}
+
+
+def overlay(places: str) -> str:
+    """PNG, as a data URI, of a patch map in digits ("03/90"): the more opaque, the more a place drives the voxel.
+
+    >>> overlay("03/90")[:22]
+    'data:image/png;base64,'
+    """
+    digits = np.array([[int(digit) for digit in row] for row in places.split("/")])
+    picture = np.empty((*digits.shape, 4), np.uint8)
+    picture[..., :3], picture[..., 3] = (255, 96, 0), 20 * digits
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def asset(value: Any) -> tuple[str, str]:

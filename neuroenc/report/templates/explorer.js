@@ -380,11 +380,12 @@
     nodes.push(make("table", { className: "meters" }, make("tbody", {}, ...rows)));
     if (details?.evidence.length) {
       const thumbs = make("div", { className: "thumbs" });
-      for (const [k, predicted] of details.evidence) {
+      for (const [k, predicted, heat] of details.evidence) {
         const shown = details.stimuli[k];
         const figure = make("figure");
         if (shown.src) figure.append(make("img", { src: shown.src, alt: shown.caption || `stimulus ${shown.id}`, title: `${shown.id}${shown.caption ? `: ${shown.caption}` : ""}` }));
         else figure.append(make("span", { className: "id", text: shown.id }));
+        if (shown.src && heat) figure.append(make("img", { className: "heat", src: heat, alt: "", title: "orange: places that drive the voxel" }));
         figure.append(make("figcaption", {}, make("b", { text: said(predicted) }), make("span", { text: shown.caption || "" })));
         thumbs.append(figure);
       }

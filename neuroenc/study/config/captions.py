@@ -184,12 +184,20 @@ class GroundingConfig(Table):
     phrases
         How noun phrases are found: "spacy" or "rules" (English; "auto" takes spaCy where it is installed), or
         "syntactic", a parser trained on the captions of the images, for other languages.
+    places
+        Where in its best images a voxel is driven, by embeddings of windows around the cells of a grid: "show" draws it
+        over the images of the report, "witness" also asks of each phrase whether it is there. ``grid`` squared windows
+        of each image that is shown are embedded.
+    grid
+        Cells a side of ``places``.
     """
 
     enabled: bool = True
     images: Count = 16
     intervene: bool = False
     phrases: Literal["auto", "spacy", "rules", "syntactic"] = "auto"
+    places: Literal["none", "show", "witness"] = "none"
+    grid: Annotated[int, Field(ge=2, le=64)] = 8
 
 
 class StabilityConfig(Table):
@@ -296,6 +304,8 @@ class CaptionsConfig(Table):
             )
         if self.space.stimuli == "captions" and self.bank.source == "stimuli":
             raise ConfigError('space.stimuli = "captions" needs bank.source = "captions" or a data set.')
+        if self.grounding.places != "none" and self.space.stimuli == "captions":
+            raise ConfigError('grounding.places needs space.stimuli = "image": windows of images are embedded.')
         if self.grounding.intervene and self.decoder.kind == "retrieval":
             raise ConfigError('grounding.intervene = true needs decoder.kind = "prefix" or "corpus".')
         if self.bank.source == "captions" and self.decoder.caption_bank == "bank":

@@ -22,6 +22,8 @@ from neuroenc.captions import (
     sentence_scores,
     shuffled_control,
 )
+from neuroenc.embedding import ImageEmbedder, embed_windows
+from neuroenc.encoders.readout import patch_map
 from neuroenc.study.stages.bank import Texts, text_direction, unique_ids
 from neuroenc.study.stages.caption import READS, captioned_weights, first_roi
 from neuroenc.study.study import Study, stage
@@ -35,10 +37,13 @@ def ground(study: Study) -> dict[str, Any]:
     if not config.grounding.enabled or not len(found.captions):
         return {"captions": found}
     coef, intercept = captioned_weights(found, study.fitted)
+    tokens = place_tokens(study) if config.grounding.places != "none" else None
+    if tokens is not None:
+        found = dataclasses.replace(found, evidence=with_places(found.evidence, coef, tokens))
     inputs = [study.contents, study.readings.key, found.captions, found.evidence, config.grounding, seed]
 
     def work() -> dict[str, pd.DataFrame]:
-        checker = make_checker(study, coef, intercept)
+        checker = make_checker(study, coef, intercept, tokens if config.grounding.places == "witness" else None)
         if checker is None:
             return {}
         captions = _intervened(study, checker, coef, intercept) if config.grounding.intervene else found.captions
@@ -85,8 +90,54 @@ def evidence_captions(captioner: Captioner, texts: Texts | None) -> dict[str, li
     return {}
 
 
-def make_checker(study: Study, coef: xr.DataArray, intercept: Any) -> GroundingChecker | None:
-    """Two witnesses for the phrases of captions; None where no human captions are known at all."""
+#: Best images of a voxel in which places are looked for: those that the report shows.
+PLACED = 8
+
+
+def place_tokens(study: Study) -> xr.DataArray | None:
+    """Embeddings (stimulus, channel, y, x), at unit norm, of windows of the images that the report shows."""
+    config, shown = study.table("captions"), study.captioner.stimuli
+    evidence = study.captions.evidence
+    known = set() if shown is None or shown.images is None else set(map(str, shown.ids))
+    names = sorted(known & set(evidence.loc[evidence["rank"] <= PLACED, "stimulus"].astype(str)))
+    if not names:
+        study.say("    places: the bank has no pictures of the best images; no places are shown")
+        return None
+    grid, space = config.grounding.grid, config.space
+
+    def work() -> dict[str, xr.Dataset]:
+        study.say(f"    places: {grid * grid} windows of {len(names)} images")
+        embedder = ImageEmbedder(space.model, space.pretrained or None, cache=False, progress=False)
+        found = embed_windows(embedder, shown.sel(names), grid=grid)
+        norm = np.sqrt(np.square(found).sum("channel")).clip(min=1e-12)
+        return {"tokens": xr.Dataset({"tokens": (found / norm).transpose(*found.dims).astype(np.float32)})}
+
+    return study.store.keep("places", [study.contents.bank, names, space, grid], work)["tokens"]["tokens"]
+
+
+def with_places(evidence: pd.DataFrame, coef: xr.DataArray, tokens: xr.DataArray) -> pd.DataFrame:
+    """Evidence with the column ``places``: digits of each row of the voxel's patch map, from the top, joined by "/".
+
+    9 is the most that a place of the shown images adds to the voxel's predicted response, 0 the mean of the image or
+    less; empty for images that are not shown.
+    """
+    told = np.full(len(evidence), "", dtype=object)
+    at = pd.Index(tokens["stimulus"].values.astype(str)).get_indexer(evidence["stimulus"].astype(str))
+    at[(evidence["rank"] > PLACED).to_numpy()] = -1
+    for voxel, rows in evidence.groupby("voxel", sort=False).indices.items():
+        rows = rows[at[rows] >= 0]
+        if len(rows):
+            maps = patch_map(coef.sel(voxel=[voxel]), tokens.isel(stimulus=at[rows])).values[:, 0]
+            above = np.maximum(maps - maps.mean(axis=(1, 2), keepdims=True), 0)
+            digits = np.rint(9 * above / max(float(above.max()), 1e-12)).astype(int)
+            told[rows] = ["/".join("".join(map(str, row)) for row in one) for one in digits.tolist()]
+    return evidence.assign(places=told)
+
+
+def make_checker(
+    study: Study, coef: xr.DataArray, intercept: Any, tokens: xr.DataArray | None = None
+) -> GroundingChecker | None:
+    """Two witnesses for the phrases of captions, three with ``tokens``; None where no human captions are known."""
     captioner, seed = study.captioner, study.config.seed
     told = evidence_captions(captioner, study.texts)
     if not told or captioner.embed_text is None:
@@ -106,6 +157,7 @@ def make_checker(study: Study, coef: xr.DataArray, intercept: Any) -> GroundingC
         features_normalised=captioner.features_normalised,
         max_memory=captioner.max_memory,
         engine=study.table("captions").grounding.phrases,
+        tokens=tokens,
     )
 
 

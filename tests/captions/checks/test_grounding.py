@@ -315,3 +315,51 @@ def test_the_world_supports_planted_phrases_and_no_others(world):
     assert abs(by_chance["percentile"].mean() - 0.5) < 0.1
     rates = hallucination_rate(out[out["rank"] == 1], chance=checker.shuffled(1).check(captions).phrases)
     assert rates["high"][0] < rates["chance_low"][0]
+
+
+# --- places: is the phrase where in the image the voxel is driven? ----------------------------------------------------
+
+
+def placed(space, seed=0):
+    """Tokens of 2 x 2 places: each of an image's three things in one of them, in the space of images."""
+    rng = np.random.default_rng(seed)
+    tokens = np.zeros((len(space.things), D, 2, 2))
+    for k, things in enumerate(space.things):
+        where = rng.permutation(4)
+        for (colour, noun), at in zip(things, where):
+            tokens[k, :, at // 2, at % 2] = 0.6 * space.word[noun] + 0.2 * space.word[colour]
+    tokens += space.gap_image[:, None, None] + 0.02 * rng.standard_normal(tokens.shape)
+    coords = {"stimulus": space.bank["stimulus"].values}
+    return xr.DataArray(tokens, dims=("stimulus", "channel", "y", "x"), coords=coords)
+
+
+def test_a_third_witness_asks_where_a_phrase_is(space):
+    """What a voxel prefers is where it is driven; what else its best images show is elsewhere in them."""
+    tokens, table = placed(space), space.table()
+    two, three = (space.checker(tokens=t).check(table).phrases for t in (None, tokens))
+    pd.testing.assert_frame_equal(two.drop(columns="verdict"), three[two.columns].drop(columns="verdict"))
+    preferred = three["rank"] == 1
+    assert (three.loc[preferred & (three["phrase"] != "you"), "place_percentile"] > 0.9).mean() > 0.9
+    assert three.loc[~preferred, "place_r"].abs().median() < 0.5 < three.loc[preferred, "place_r"].median()
+    # By hand, of one claim.
+    one = three[three["phrase"] == space.prefers[0]].iloc[0]
+    best = space.evidence.loc[space.evidence["voxel"] == one["voxel"], "stimulus"]
+    x = tokens.sel(stimulus=best.tolist()).values.reshape(len(best), D, 4)
+    x = (x - x.mean(2, keepdims=True)).transpose(0, 2, 1).reshape(-1, D)
+    checker = space.checker(tokens=tokens)
+    phrase = checker.bank.centred([one["phrase"]])[0]
+    drive, there = x @ space.coef.sel(voxel=one["voxel"]).values, x @ phrase
+    assert one["place_r"] == pytest.approx(drive @ there / np.linalg.norm(drive) / np.linalg.norm(there))
+
+
+def test_places_that_are_all_alike_support_nothing(space):
+    tokens = placed(space)
+    flat = tokens.mean(["y", "x"]).expand_dims(y=2, x=2).transpose("stimulus", "channel", "y", "x")
+    found = space.checker(tokens=flat).check(space.table()).phrases
+    assert (found["place_percentile"] <= 0.5).mean() > 0.9
+    assert not (found["verdict"] == "supported").any()
+
+
+def test_tokens_of_another_space_are_refused(space):
+    with pytest.raises(DataError, match="dimensions of the weights"):
+        space.checker(tokens=placed(space).isel(channel=slice(0, 5)))
