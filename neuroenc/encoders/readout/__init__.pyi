@@ -18,6 +18,7 @@ from ._protocol import (
 )
 from ._retinotopy import compare_retinotopy as compare_retinotopy, retinotopy as retinotopy
 from ._semantic import SemanticSpatialReadout as SemanticSpatialReadout
+from ._slim import search_widths as search_widths
 from ._spatial import (
     AttentionReadout as AttentionReadout,
     FactorizedReadout as FactorizedReadout,

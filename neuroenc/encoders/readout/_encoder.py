@@ -32,7 +32,8 @@ from neuroenc.encoders.readout._linear import LinearReadout, raw_weights, solve_
 from neuroenc.encoders.readout._losses import make_loss
 from neuroenc.encoders.readout._maps import MapArray, Maps, as_maps, map_moments
 from neuroenc.encoders.readout._protocol import READOUTS, EncoderModule, build_module
-from neuroenc.encoders.readout._subjects import Through, fit_addition
+from neuroenc.encoders.readout._slim import task_widths, time_widths
+from neuroenc.encoders.readout._subjects import fit_addition
 from neuroenc.encoders.readout._targets import label_tasks, masked_responses, task_columns, validation_rows
 from neuroenc.encoders.readout._train import TrainResult, predict_maps, train
 
@@ -114,11 +115,16 @@ class FittedReadout(LinearEncoder):
             self._check_context(X, context, maps, second)
         return self._maps(maps), None if second is None else self._maps(second, "context")
 
-    def predict(self, X: Any, context: Any = None) -> Any:
-        """Predicted responses (n, voxel), in the form of ``X``; rates for ``"poisson"``."""
+    def predict(self, X: Any, context: Any = None, *, widths: Any = None) -> Any:
+        """Predicted responses (n, voxel), in the form of ``X``; rates for ``"poisson"``.
+
+        ``widths`` are those of a slimmable trunk: one for all, or a mapping of subject, region or "subject/region" to
+        width; what it does not name runs at the full width.
+        """
         maps, second = self._new(X, context)
         self.model_.to(maps.device)
-        out = predict_maps(self.model_, maps, second, torch.arange(len(maps)), self._evaluation_batch)
+        how = {} if widths is None else {"widths": task_widths(widths, self.tasks_, self.model_.core)}
+        out = predict_maps(self.model_, maps, second, torch.arange(len(maps)), self._evaluation_batch, **how)
         values = make_loss(self.loss).response(out).cpu().numpy()
         predicted = np.empty_like(values)
         predicted[:, self.columns_] = values
@@ -173,6 +179,19 @@ class FittedReadout(LinearEncoder):
         values = core.gates().cpu().numpy()
         return label_tasks(values, self.tasks_, ("space", core.spaces)).rename("gates")
 
+    def width_table(self, X: Any, Y: Any, context: Any = None, *, by: str | None = None) -> pd.DataFrame:
+        """Accuracy and time of every width of a slimmable trunk: ``group, width, r2, seconds`` an image.
+
+        ``by`` is "roi", "subject" or another name of tasks; default the regions if there are any. Seconds are those of
+        the group's own pass over ``X`` in batches, the least of three; see `search_widths`.
+        """
+        maps, second = self._new(X, context)
+        measured = measured_responses(X, Y, (len(maps), len(self.columns_)), self._voxels_, self._space_)
+        self.model_.to(maps.device)
+        name = by or self.regions or self.subjects or ""
+        values = np.asarray(measured, np.float64)[:, self.columns_]
+        return time_widths(self.model_, self.tasks_, name, maps, second, values, make_loss(self.loss), self.batch_size)
+
     def add_subject(self, X: Any, Y: Any, start: Any = None, *, context: Any = None) -> Self:
         """Fit readouts of a new subject behind the core as it is; others' predictions stay equal to the bit.
 
@@ -202,7 +221,7 @@ class FittedReadout(LinearEncoder):
             Responses without labels, or another context.
         """
         maps, second = self._new(X, context)
-        module, tasks, order, voxels = fit_addition(self, X, Y, start, maps, second)
+        module, tasks, order, voxels = fit_addition(self, X, Y, start, maps, second, self._settings(*_OF_RIDGE))
         begin, known = len(self.columns_), self._voxels_ or {}
         self.model_.core = module.core
         self.model_.readouts.extend(module.readouts)
@@ -566,24 +585,3 @@ class ReadoutEncoder(FittedReadout):
         how = self._settings(*_OF_DESCENT, *_OF_STOPPING, *_OF_RUN)
         how |= {"loss": loss, "fixed_epochs": fixed, "evaluation_batch": self._evaluation_batch, "context": context}
         return train(model, maps, Y, held, **how)
-
-    def _fit_addition(
-        self,
-        module: EncoderModule,
-        maps: Maps,
-        context: Maps | None,
-        Y: np.ndarray,
-        coords: dict[str, np.ndarray],
-        columns: np.ndarray,
-        closed: bool,
-    ) -> None:
-        """Fit the readouts of a new subject, and what of the core needs a gradient."""
-        if closed:
-            ends = np.cumsum(module.sizes)
-            for task, own in enumerate(np.split(np.arange(ends[-1]), ends[:-1])):
-                through: Any = maps if module.core is None else Through(module, maps, task)
-                solve_ridge(module.each[task], through, Y[:, own], coords, self.cv, **self._settings(*_OF_RIDGE))
-            return
-        share = self.validation if isinstance(self.validation, (float, np.floating)) else 0.1
-        held = self._held(share, module.sizes, Y, coords)
-        self._descend(module, maps, context, Y, held, make_loss(self.loss), None, columns)

@@ -208,6 +208,7 @@ class EncoderModule(nn.Module):
     ) -> None:
         super().__init__()
         self.first = first
+        self._pull: Tensor | None = None
         self.core = core
         self.readouts = nn.ModuleList(readouts)
         self.extent = extent
@@ -218,11 +219,12 @@ class EncoderModule(nn.Module):
         """Whether the core's maps depend on the task."""
         return bool(getattr(self.core, "conditioned", False))
 
-    def maps(self, x: Tensor, task: int = 0) -> Tensor:
-        """What the readout of a task reads."""
+    def maps(self, x: Tensor, task: int = 0, width: int | None = None) -> Tensor:
+        """What the readout of a task reads; ``width`` of a slimmable core."""
         if self.core is None:
             return x
-        return self.core(x, self.first + task) if self.conditioned else self.core(x)
+        how = {} if width is None else {"width": width}
+        return self.core(x, self.first + task, **how) if self.conditioned else self.core(x, **how)
 
     @property
     def sizes(self) -> list[int]:
@@ -235,6 +237,7 @@ class EncoderModule(nn.Module):
         context: Tensor | None = None,
         seen: Tensor | None = None,
         only: Sequence[int] | None = None,
+        widths: Sequence[int | None] | None = None,
     ) -> Tensor:
         """Outputs (B, V), task after task.
 
@@ -246,31 +249,63 @@ class EncoderModule(nn.Module):
             Which tasks' subjects saw which stimuli; outputs for stimuli that one did not see may then be left at 0.
         only : sequence of int, optional
             Tasks to compute; outputs of the others are 0, without gradients.
+        widths : sequence of int or None, optional
+            For each task, of a slimmable core.
         """
-        shared = None if self.conditioned else self.maps(x)
+        out = self._outputs(x, context, seen, only, widths or [None] * len(self.readouts))
+        slim = getattr(self.core, "slim_widths", ())
+        self._pull = None
+        if self.training and slim and torch.is_grad_enabled():
+            # The narrowest and one more: what lies between follows (Yu & Huang, 2019).
+            drawn = {slim[0], slim[int(torch.randint(len(slim), (1,)))]}
+            columns = [0] if seen is None else [k for k, size in enumerate(self.sizes) for _ in range(size)]
+            count = len(x) if seen is None else seen.sum(0).clamp(min=1)[columns]
+            errors = [self._outputs(x, context, seen, only, [w] * len(self.readouts)) - out.detach() for w in drawn]
+            self._pull = self.core.distil * sum((e.square().sum(0) / count).sum() for e in errors) / len(drawn)
+        return out
+
+    def _outputs(
+        self, x: Tensor, context: Tensor | None, seen: Tensor | None, only: Any, widths: Sequence[int | None]
+    ) -> Tensor:
+        shared: dict[int | None, Tensor] = {}
+
+        def read(number: int, rows: Tensor | None) -> Tensor:
+            width = widths[number]
+            if not self.conditioned and width not in shared:
+                shared[width] = self.maps(x, width=width)
+            some = x if rows is None else x[rows]
+            maps = self.maps(some, number, width) if self.conditioned else shared[width]
+            if rows is not None and not self.conditioned:
+                maps = maps[rows]
+            return self.readouts[number](maps, context if context is None or rows is None else context[rows])
+
         if len(self.readouts) == 1:
-            return self.readouts[0](self.maps(x) if shared is None else shared, context)
+            return read(0, None)
         parts = []
-        for number, readout in enumerate(self.readouts):
+        for number in range(len(self.readouts)):
             if only is not None and number not in only:
                 parts.append(x.new_zeros(len(x), self.sizes[number]))
                 continue
             rows = None if seen is None or bool(seen[:, number].all()) else torch.nonzero(seen[:, number])[:, 0]
             if rows is None:
-                parts.append(readout(self.maps(x, number) if shared is None else shared, context))
+                parts.append(read(number, None))
                 continue
             # A readout without a stimulus takes part with one that counts for nothing: its parameters then have
             # gradients (of 0), which training on several devices needs.
             rows = rows if len(rows) else rows.new_zeros(1)
-            maps = self.maps(x[rows], number) if shared is None else shared[rows]
-            some = readout(maps, None if context is None else context[rows])
+            some = read(number, rows)
             parts.append(some.new_zeros(len(x), some.shape[1]).index_copy(0, rows, some))
         return torch.cat(parts, dim=1)
 
     def regulariser(self, only: Sequence[int] | None = None) -> Tensor:
-        """Sum of the penalties of the readouts (those of ``only`` some tasks), and of the core."""
+        """Sum of the penalties of the readouts (those of ``only`` some tasks), and of the core.
+
+        The distance of slim widths' predictions to those of the last `forward` in training is one of the core's.
+        """
         readouts = self.each if only is None else [self.each[k] for k in only]
         penalties = [part.regulariser() for part in (*readouts, self.core) if hasattr(part, "regulariser")]
+        if self._pull is not None:
+            penalties.append(self._pull)
         return penalties[0] if len(penalties) == 1 else torch.stack(penalties).sum()
 
     def constrain(self) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders._labels import sample_coords, voxel_coords
+from neuroenc.encoders.readout._linear import solve_ridge
+from neuroenc.encoders.readout._losses import make_loss
 from neuroenc.encoders.readout._maps import Maps, as_maps
 from neuroenc.encoders.readout._protocol import EncoderModule, draw_readouts
 from neuroenc.encoders.readout._targets import masked_responses, task_columns
@@ -82,11 +84,11 @@ def begin_like(
 
 
 def fit_addition(
-    encoder: Any, X: Any, Y: Any, start: Any, maps: Maps, context: Maps | None
+    encoder: Any, X: Any, Y: Any, start: Any, maps: Maps, context: Maps | None, ridge: dict[str, Any]
 ) -> tuple[EncoderModule, list[dict[str, str]], np.ndarray, dict[str, Any]]:
     """Core with the new tasks and their fitted readouts, the tasks, the columns of their voxels, and coordinates.
 
-    The encoder is left as it is: its core is copied.
+    The encoder is left as it is: its core is copied. ``ridge`` are settings of closed forms.
     """
     voxels = coords_of(Y, encoder._voxels_, encoder.subjects)
     values = masked_responses(X, Y, as_maps(X), voxels)
@@ -121,13 +123,21 @@ def fit_addition(
         parameter.requires_grad_(not closed and any(parameter is p for p in own))
     order = np.concatenate(columns)
     module.to(maps.device)
-    # Statistics of a core's batch normalisation are the others' too.
-    still = core is not None and not own and not getattr(core, "frozen", False)
-    if still:
-        core.frozen = True
-    encoder._fit_addition(module, maps, context, values[:, order], sample_coords(Y, X), order, closed)
-    if still:
-        core.frozen = False
+    values, coords = values[:, order], sample_coords(Y, X)
+    if closed:
+        for task, part in enumerate(np.split(np.arange(len(order)), np.cumsum(sizes)[:-1])):
+            through: Any = maps if core is None else Through(module, maps, task)
+            solve_ridge(module.each[task], through, values[:, part], coords, encoder.cv, **ridge)
+    else:
+        # Statistics of a core's batch normalisation are the others' too.
+        still = core is not None and not own and not getattr(core, "frozen", False)
+        if still:
+            core.frozen = True
+        share = encoder.validation if isinstance(encoder.validation, (float, np.floating)) else 0.1
+        held = encoder._held(share, sizes, values, coords)
+        encoder._descend(module, maps, context, values, held, make_loss(encoder.loss), None, order)
+        if still:
+            core.frozen = False
     for parameter in free:
         parameter.requires_grad_(True)
     return module, tasks, order, voxels

@@ -29,7 +29,9 @@ from neuroenc.encoders.readout._maps import Maps
 _OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-def predict_maps(model: nn.Module, inputs: Maps, context: Maps | None, rows: Tensor, batch_size: int) -> Tensor:
+def predict_maps(
+    model: nn.Module, inputs: Maps, context: Maps | None, rows: Tensor, batch_size: int, **how: Any
+) -> Tensor:
     """Outputs (n, V) of the model in evaluation mode, on its device, in at least single precision."""
     was_training = model.training
     model.eval()
@@ -37,7 +39,7 @@ def predict_maps(model: nn.Module, inputs: Maps, context: Maps | None, rows: Ten
     with torch.no_grad():
         for part in rows.split(batch_size):
             x = inputs.rows(part)
-            out = model(x) if context is None else model(x, context.rows(part))
+            out = model(x, **how) if context is None else model(x, context.rows(part), **how)
             parts.append(out.float() if out.dtype in (torch.float16, torch.bfloat16) else out)
     model.train(was_training)
     return torch.cat(parts)

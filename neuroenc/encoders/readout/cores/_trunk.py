@@ -89,6 +89,12 @@ class TrunkCore(Core):
         Voxel coordinate that names a task's expert, such as "subject", "roi" or a data set.
     upcycle : int
         Steps for which all experts are one dense network, each then beginning as its copy; 0 starts them apart.
+    widths : sequence of int
+        Narrower widths that the trained trunk can also run at, each the first channels and hidden units of ``width``.
+        In training the narrowest and a random one are pulled towards the predictions of the full width (in-place
+        distillation); `ReadoutEncoder.predict` then takes ``widths=``.
+    distil : float
+        Weight of that pull.
 
     Raises
     ------
@@ -125,6 +131,8 @@ class TrunkCore(Core):
         affine_l2: float = 0.1,
         experts: str = "subject",
         upcycle: int = 0,
+        widths: Sequence[int] = (),
+        distil: float = 1.0,
     ) -> None:
         super().__init__(in_shape)
         for name, value in {"width": width, "depth": depth, "expand": expand, "embedding": embedding}.items():
@@ -134,6 +142,9 @@ class TrunkCore(Core):
         channels, height, wide = self.in_shape
         self.conditioning, self.depth, self.width, self.squeeze = conditioning, depth, width, bool(squeeze)
         self.affine_l2, self.upcycle = float(affine_l2), upcycle
+        self.slim_widths, self.distil = tuple(sorted(int(w) for w in widths)), float(distil)
+        if self.slim_widths and not 0 < self.slim_widths[0] <= self.slim_widths[-1] < width:
+            raise ConfigError(f"widths={list(widths)} must lie between 1 and width={width}, the full one left out.")
         self.out_shape = (width, height, wide)
         self.tasks = [dict(task) for task in tasks]
         self.spaces, of_channel = channel_spaces(spaces, channels)
@@ -170,38 +181,41 @@ class TrunkCore(Core):
         """Whether maps depend on the task."""
         return self.conditioning != "none"
 
-    def forward(self, x: Tensor, task: int = 0) -> Tensor:
-        """Maps of ``x`` for one task, by its number in ``tasks``.
+    def forward(self, x: Tensor, task: int = 0, width: int | None = None) -> Tensor:
+        """Maps of ``x`` for one task, by its number in ``tasks``, computed at one of ``widths`` (default the full one).
 
         Parameters
         ----------
         x : Tensor (B, C, H, W)
         task : int
+        width : int, optional
 
         Returns
         -------
         Tensor (B, width, H, W)
+            Of the full width always, so that readouts can read it.
         """
         self.check(x)
-        return self.run(x, task)
+        return self.run(x, task, width)
 
-    def run(self, x: Tensor, task: int = 0) -> Tensor:
+    def run(self, x: Tensor, task: int = 0, width: int | None = None) -> Tensor:
         """Maps of checked inputs."""
+        w = self.width if width is None else width
         z = x.flatten(2).transpose(1, 2)
         affine = self._affine(task)
         if affine:
             scale, shift = affine[0]
             gates = self._gate(task, x if self.squeeze else None)
             z = (scale * z + shift) * gates[:, None, self.space_of]
-        z = functional.linear(z, self.into, self.into_bias)
+        z = functional.linear(z, self.into[:w], self.into_bias[:w])
         network = self.networks[0 if self._dense else self.route[task]]
         for k in range(self.depth):
             normed = functional.layer_norm(z, z.shape[-1:])
             if affine:
                 scale, shift = affine[k + 1]
-                normed = scale * normed + shift
+                normed = scale[:w] * normed + shift[:w]
             z = z + network(normed, k)
-        z = functional.linear(z, self.out)
+        z = functional.linear(z, self.out[:, :w])
         return z.transpose(1, 2).unflatten(2, x.shape[2:])
 
     def _affine(self, task: int) -> list[tuple[Tensor, Tensor]]:
@@ -283,9 +297,11 @@ class _Network(nn.Module):
         self.down_bias = nn.ParameterList(torch.zeros(width) for _ in range(depth))
 
     def forward(self, z: Tensor, block: int) -> Tensor:
-        """``down gelu(up z)`` of a block."""
-        hidden = functional.gelu(functional.linear(z, self.up[block], self.up_bias[block]))
-        return functional.linear(hidden, self.down[block], self.down_bias[block])
+        """``down gelu(up z)`` of a block, for the first channels where there are fewer."""
+        w = z.shape[-1]
+        n = w * len(self.up[block]) // self.up[block].shape[1]
+        hidden = functional.gelu(functional.linear(z, self.up[block][:n, :w], self.up_bias[block][:n]))
+        return functional.linear(hidden, self.down[block][:w, :n], self.down_bias[block][:w])
 
 
 def _drawn(*shape: int) -> nn.Parameter:
