@@ -19,7 +19,14 @@ from neuroenc.encoders.incontext._evidence import Floats, GridPosterior
 from neuroenc.encoders.incontext._place_prior import PlacePrior
 from neuroenc.encoders.incontext._prior import WeightPrior
 from neuroenc.encoders.incontext._support_posterior import SupportPosterior
-from neuroenc.encoders.incontext._trial_noise import Contamination, effective_voxels, gain_drift, trial_precision
+from neuroenc.encoders.incontext._trial_noise import (
+    CLIP,
+    Contamination,
+    effective_voxels,
+    gain_drift,
+    outlier_bounds,
+    trial_precision,
+)
 
 _BLOCK = 512
 _SHARES = (0.0, 0.1, 0.3, 0.6, 1.0)
@@ -66,6 +73,10 @@ class EmpiricalBayesRidge(LinearEncoder):
         Heavy-tailed noise, by expectation maximisation. ``"shared"``: a trial has one precision for all voxels of the
         fit (motion), Student's t with degrees of freedom of its own finding; costs about ten fits. ``"private"``:
         each response of each voxel may be an outlier, a contaminated normal whose share and variance all voxels share.
+    clip : float, optional
+        Responses farther from their voxel's median than this many robust standard deviations (1.4826 times the median
+        absolute deviation) are brought in to there, so that a spike does not decide over a voxel with few trials; None
+        takes all as they are. Of voxels with fewer than 10 responses none is touched.
     forget : float or "auto"
         Trials in the order of time, each as precise as ``forget`` times the next one, so that weights that drift are
         those of the last trials; 1 forgets nothing, 0.99 looks back about 100 trials. ``"auto"``: the one of 1, .995,
@@ -94,6 +105,8 @@ class EmpiricalBayesRidge(LinearEncoder):
         Mean and covariance of (log scale, log noise variance) that were used; (0, 2) for none.
     n_seen_ : ndarray (voxel,)
         Responses that are not NaN.
+    n_clipped_ : ndarray (voxel,)
+        Responses that ``clip`` brought in.
     gain_ : float
         Of the weights at the voxels' places, that the evidence chose; 0 without a `PlacePrior`.
     trial_precision_ : ndarray (n,)
@@ -145,6 +158,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         adapt: str = "population",
         intercept: str = "auto",
         robust: str = "none",
+        clip: float | None = CLIP,
         forget: float | str = 1.0,
         drift: str = "none",
         positions: Any = None,
@@ -156,6 +170,7 @@ class EmpiricalBayesRidge(LinearEncoder):
         self.adapt = adapt
         self.intercept = intercept
         self.robust = robust
+        self.clip = clip
         self.forget = forget
         self.drift = drift
         self.positions = positions
@@ -199,8 +214,12 @@ class EmpiricalBayesRidge(LinearEncoder):
         responses = np.asarray(column_block(Y, slice(None)), dtype=np.float64)
         self._remember(X, y)
         self._checked_prior(values.shape[1])
+        if len(values):
+            _check_finite(responses)
         self.support_ = values.astype(np.float64)
-        self.responses_ = self.completed_ = responses
+        low, high = outlier_bounds(responses, self.clip)
+        self.n_clipped_ = ((responses < low) | (responses > high)).sum(axis=0)
+        self.responses_ = self.completed_ = np.clip(responses, low, high)
         self.n_seen_ = (~np.isnan(responses)).sum(axis=0)
         self.spread_, self.trial_precision_ = np.zeros((0, responses.shape[1])), np.ones(len(values))
         self.outlier_share_, self.outlier_variance_ = 0.0, 1.0
@@ -211,7 +230,6 @@ class EmpiricalBayesRidge(LinearEncoder):
         if isinstance(self.prior, PlacePrior):
             self.gain_, self.place_mean_ = self.prior.gain, self._place_mean(self.prior, responses.shape[1])
         if len(values):
-            _check_finite(responses)
             self.forget_ = self._rate()
             self.trial_precision_ = self._ages()
             coef, offset, rest, hyper = self._choose()

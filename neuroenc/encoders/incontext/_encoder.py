@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from neuroenc._core.arrays import as_numpy
 from neuroenc._core.checks import one_of
 from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
@@ -38,6 +39,7 @@ from neuroenc.encoders.incontext._gain import FitTokens, read_fit
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
 from neuroenc.encoders.incontext._stored import load_model
 from neuroenc.encoders.incontext._task import check_heads
+from neuroenc.encoders.incontext._trial_noise import CLIP, outlier_bounds
 
 _NARROW, _WIDE, _OFF = 0.35, 2.5, 1.0
 # Voxels at most that levels, and precisions of trials, are found from.
@@ -64,6 +66,9 @@ class InContextEncoder(LinearEncoder):
         Anchored models: ``"shared"`` finds how noisy each trial is from at most 256 voxels of the fit, as when the head
         moves, and trusts trials accordingly; see `EmpiricalBayesRidge`. Without at least 20 voxels and 10 trials,
         for ``pool="none"`` and for models of the published form, it is ``"none"``.
+    clip : float, optional
+        Responses farther from their voxel's median than this many robust standard deviations are brought in to there;
+        see `EmpiricalBayesRidge`.
     queries : {"among", "after"}
         Anchored models: when the stimuli that are to be predicted are shown. ``"after"`` the support, whose trials are
         given in the order in which they were shown: each voxel's gain is followed to the last of them, in closed form
@@ -100,6 +105,8 @@ class InContextEncoder(LinearEncoder):
         Gain after the last trial over that of the whole support; 1 for queries among the trials.
     n_seen_ : ndarray (voxel,)
         Support responses that are not NaN.
+    n_clipped_ : ndarray (voxel,)
+        Responses that ``clip`` brought in.
     silent_voxels_ : ndarray of int
         Voxels whose responses do not vary; they get zero weights and a warning.
 
@@ -134,6 +141,7 @@ class InContextEncoder(LinearEncoder):
         *,
         pool: str = "voxels",
         robust: str = "shared",
+        clip: float | None = CLIP,
         queries: str = "among",
         response_scale: str = "check",
         context: Any = None,
@@ -147,6 +155,7 @@ class InContextEncoder(LinearEncoder):
         self.model = model
         self.pool = pool
         self.robust = robust
+        self.clip = clip
         self.queries = queries
         self.response_scale = response_scale
         self.context = context
@@ -192,7 +201,9 @@ class InContextEncoder(LinearEncoder):
         self._used_ = model
         self.n_samples_fit_ = len(values)
         log_weight = _log_weights(sample_weight, len(values))
-        mean, sd = self._examine(Y)
+        mean, sd, bounds = self._examine(Y)
+        if self.n_clipped_.any():
+            Y = _Within(Y, *bounds)
         scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
         self._pooled_: torch.Tensor | None = None
         log_weight = self._weigh_trials(model, values, Y, log_weight, scale)
@@ -241,7 +252,7 @@ class InContextEncoder(LinearEncoder):
         # the time; a network was trained to read fits that learned them.
         adapt = "population" if self.queries == "after" else "none"
         prior = model.anchor.single_prior(levels=adapt == "none")
-        closed = EmpiricalBayesRidge(prior, robust=robust, drift=drift, adapt=adapt)
+        closed = EmpiricalBayesRidge(prior, robust=robust, drift=drift, adapt=adapt, clip=None)
         closed.fit(x[rows], some)
         self.trial_precision_[rows] = closed.trial_precision_
         self.gain_[columns] = np.exp(closed.gain_drift_ / 2)
@@ -461,9 +472,10 @@ class InContextEncoder(LinearEncoder):
         budget = 2**28 if self.max_memory is None else parse_memory(self.max_memory)
         return {"device": device, "half": half, "max_bytes": budget}
 
-    def _examine(self, Y: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each voxel's support; warnings about scale and silence."""
+    def _examine(self, Y: Any) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """Mean, standard deviation and bounds of each voxel's responses; warnings about scale and silence."""
         n = Y.shape[1]
+        low, high, self.n_clipped_ = np.full(n, -np.inf), np.full(n, np.inf), np.zeros(n, dtype=int)
         mean, sd, seen = np.zeros(n), np.zeros(n), np.zeros(n, dtype=int)
         for start in range(0, n, 4096):
             block = np.asarray(column_block(Y, slice(start, start + 4096)), dtype=np.float64)
@@ -471,6 +483,9 @@ class InContextEncoder(LinearEncoder):
                 raise DataError("responses hold infinity (inf). Next step: NaN where a response is missing.")
             part = slice(start, start + block.shape[1])
             seen[part] = (~np.isnan(block)).sum(axis=0)
+            low[part], high[part] = outlier_bounds(block, self.clip)
+            self.n_clipped_[part] = ((block < low[part]) | (block > high[part])).sum(axis=0)
+            block = np.clip(block, low[part], high[part])
             known = np.maximum(seen[part], 1)
             mean[part] = np.nansum(block, axis=0) / known
             sd[part] = np.sqrt(np.nansum((block - mean[part]) ** 2, axis=0) / known)
@@ -498,7 +513,7 @@ class InContextEncoder(LinearEncoder):
                     "neuroenc.data.zscore(responses, by='session'), or response_scale='support'.",
                     stacklevel=3,
                 )
-        return mean, sd
+        return mean, sd, (low, high)
 
     def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         # Neither the support nor the model belongs into the file of a fitted encoder.
@@ -515,7 +530,21 @@ class InContextEncoder(LinearEncoder):
         check_is_fitted(self, "coef_")
         if getattr(self, "_support_", None) is None:
             raise ConfigError("the support set is not kept in files. Next step: fit again.")
-        return self._support_[0], self._support_[1]
+        Y = self._support_[1]
+        return self._support_[0], Y.whole if isinstance(Y, _Within) else Y
+
+
+class _Within:
+    """Responses (support, voxel) of which outliers are brought in as blocks are read."""
+
+    def __init__(self, whole: Any, low: np.ndarray, high: np.ndarray) -> None:
+        self.whole, self.shape, self.ndim = whole, whole.shape, 2
+        self._low, self._high = low.astype(np.float32), high.astype(np.float32)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        if isinstance(key, tuple):
+            return np.clip(column_block(self.whole, key[1]), self._low[key[1]], self._high[key[1]])
+        return np.clip(as_numpy(self.whole[key], "responses"), self._low, self._high)
 
 
 def _log_weights(sample_weight: Any, n: int) -> np.ndarray | None:

@@ -307,7 +307,8 @@ class InContextModel(nn.Module):
         known = (~y.isnan()).sum(1) >= 3
         heard, images = y[known].T.double().cpu().numpy(), x.double().cpu().numpy()
         robust = "shared" if len(x) >= 10 else "none"
-        closed = EmpiricalBayesRidge(self.anchor.single_prior(), robust=robust, drift="gain").fit(images, heard)
+        closed = EmpiricalBayesRidge(self.anchor.single_prior(), robust=robust, drift="gain", clip=None)
+        closed.fit(images, heard)
         tokens = FitTokens(*(t.to(x.device) for t in read_fit(closed)))
         precision = torch.as_tensor(closed.trial_precision_, device=x.device)
         filled, weight = complete(x, y, precision.log().float())

@@ -310,7 +310,8 @@ def _plus(a: Moments | None, b: Moments | None) -> Moments | None:
 class StreamingSession:
     """Streaming session: update the weights of all voxels after every trial, in constant memory and time.
 
-    Noise is Gaussian, as with ``InContextEncoder(robust="none")``: how noisy a trial is shows only beside later ones.
+    Noise is Gaussian, as with ``InContextEncoder(robust="none", clip=None)``: how noisy a trial is, and what is an
+    outlier, shows only beside later ones.
 
     Parameters
     ----------

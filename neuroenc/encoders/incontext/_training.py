@@ -26,6 +26,7 @@ from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
 from neuroenc.encoders.incontext._episodes import Episode, EpisodeSource, SupportSizes, source_digest
 from neuroenc.encoders.incontext._hint import hint_error
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights
+from neuroenc.encoders.incontext._trial_noise import CLIP, outlier_bounds
 
 LOSSES = ("response", "weights", "likelihood", "share")
 
@@ -158,6 +159,10 @@ def episode_loss(model: InContextModel, episode: Episode, stage: Stage) -> Tenso
 
 
 def _conditioned(model: InContextModel, episode: Episode, stage: Stage) -> VoxelWeights:
+    if stage.deployed:
+        Y = episode.y.T.double().cpu().numpy()
+        within = np.clip(Y, *outlier_bounds(Y, CLIP))
+        episode = episode._replace(y=torch.as_tensor(within.T.copy()).to(episode.y))
     return model(episode.x, episode.y, covariance=stage.loss == "likelihood", **_deployed(model, episode, stage))
 
 
@@ -170,9 +175,8 @@ def _deployed(model: InContextModel, episode: Episode, stage: Stage) -> dict[str
         return {}
     X, Y = episode.x.double().cpu().numpy(), episode.y.T.double().cpu().numpy()
     heard = (~np.isnan(Y)).sum(axis=0) >= 3
-    closed = EmpiricalBayesRidge(bare.anchor.single_prior(levels=True), robust="shared", adapt="none").fit(
-        X, Y[:, heard]
-    )
+    closed = EmpiricalBayesRidge(bare.anchor.single_prior(levels=True), robust="shared", adapt="none", clip=None)
+    closed.fit(X, Y[:, heard])
     weight = torch.as_tensor(closed.trial_precision_).log().float().to(episode.x.device)
     scores, _ = voxel_posteriors(bare, episode.x, Y, weight, size=len(episode.y), half=False)
     # Tensors of inference are not for autograd.

@@ -5,13 +5,48 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import digamma, gammaln
 
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders.incontext._evidence import Floats
 
-__all__ = ["Contamination", "effective_voxels", "gain_drift", "trial_precision"]
+__all__ = ["CLIP", "Contamination", "effective_voxels", "gain_drift", "outlier_bounds", "trial_precision"]
 
 _DEGREES = np.array([1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0, 80.0, 160.0, 1e6])
 # Rare at first, and with ten times the noise's variance; what the prior of both counts as, in trials.
 _SHARE, _INFLATION, _PSEUDO = 0.05, 10.0, 20.0
+
+
+#: Robust standard deviations beyond which a response is an outlier, by default.
+CLIP = 5.0
+# Of fewer responses the spread is not known well enough to call one an outlier.
+_FEWEST = 10
+
+
+def outlier_bounds(responses: Floats, clip: float | None) -> tuple[Floats, Floats]:
+    r"""Lowest and highest response (voxel,) that is no outlier.
+
+    .. math:: \mathrm{median} \pm c \cdot 1.4826\, \mathrm{MAD}
+
+    of responses (trial, voxel), which may hold NaN. Infinite for voxels of fewer than 10 responses, or half of whose
+    responses are equal, and for ``clip=None``.
+
+    >>> low, high = outlier_bounds(np.array([[0.0, 1, 2, 3, 4, 5, 6, 7, 8, 60]]).T, 5.0)
+    >>> [round(float(bound[0]), 1) for bound in (low, high)]
+    [-14.0, 23.0]
+    """
+    if clip is not None and not (isinstance(clip, (int, float)) and clip > 0):
+        raise ConfigError(f"clip={clip!r}: a number above 0, or None.")
+    n, v = responses.shape
+    low, high = np.full(v, -np.inf), np.full(v, np.inf)
+    if clip is None or n < _FEWEST:
+        return low, high
+    missing = np.isnan(responses)
+    middle = np.nanmedian if missing.any() else np.median
+    known = (~missing).sum(axis=0) >= _FEWEST
+    centre = middle(responses[:, known], axis=0)
+    spread = 1.4826 * middle(np.abs(responses[:, known] - centre), axis=0)
+    reach = np.where(spread > 0, clip * spread, np.inf)
+    low[known], high[known] = centre - reach, centre + reach
+    return low, high
 
 
 def effective_voxels(residuals: Floats) -> float:

@@ -51,7 +51,7 @@ def trials(source, n, voxels=7, seed=3):
 
 
 def batch(model, x, y, weight=None):
-    plain = InContextEncoder(model, robust="none", device="cpu", response_scale="as-is")
+    plain = InContextEncoder(model, robust="none", clip=None, device="cpu", response_scale="as-is")
     return plain.fit(x, y, sample_weight=weight)
 
 

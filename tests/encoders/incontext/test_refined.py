@@ -82,7 +82,7 @@ def test_the_model_itself_says_what_the_encoder_says():
     e, model = episode(outlying_responses=0.1), stirred()
     with torch.no_grad():
         found = model(e.x, e.y)
-    one = fitted(model, e)
+    one = fitted(model, e, clip=None)
     with torch.no_grad():
         plain = model.silence()(e.x, e.y, torch.as_tensor(one.trial_precision_).log().float())
     model.silence(False)
