@@ -196,9 +196,19 @@ def bent():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["experts", "upcycled"])
-def test_experts_are_as_good_as_separate_trunks_and_shuffled_routing_loses_it(bent, name):
+def test_experts_are_as_good_as_separate_trunks_and_better_than_one(bent, name):
     assert bent[name] >= bent["separate"] - 0.01, bent
     assert bent[name] >= bent["dense"] + 0.03, bent
+
+
+@pytest.mark.slow
+def test_experts_with_shuffled_routing_are_behind_those_with_the_right_one(bent):
+    assert bent["shuffled"] <= bent["experts"] - 0.03, bent
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="one trunk .565, shuffled experts .611 (three networks still), experts .806")
+def test_shuffled_routing_gains_nothing_over_one_trunk(bent):
     assert bent["shuffled"] < bent["dense"] + 0.03, bent
 
 
