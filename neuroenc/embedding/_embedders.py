@@ -350,7 +350,9 @@ class ImageEmbedder(_Embedder):
 
             def after(start: int, stop: int, later: list[str] = later) -> None:
                 # What the cache takes needs no memory until its turn comes.
-                for name in later if store is not None else ():
+                if store is None:
+                    return
+                for name in later:
                     spans = sorted(span for span in ahead[name] if start <= span[0] < stop)
                     whole = [ahead[name][span] for span in spans]
                     if whole and store.ahead(self._settings("image", content, name), start, stop, whole):

@@ -6,9 +6,9 @@ Examples
 >>> from neuroenc.encoders.merge import merge_models
 >>> base = torch.nn.Linear(2, 1)
 >>> tuned = copy.deepcopy(base)
->>> _ = torch.nn.init.constant_(tuned.bias, float(base.bias) + 1.0)
+>>> _ = torch.nn.init.constant_(tuned.bias, base.bias.item() + 1.0)
 >>> merged = merge_models(base, {"one": tuned}, {"one": 0.5})
->>> round(float(merged.bias - base.bias), 3)
+>>> round((merged.bias - base.bias).item(), 3)
 0.5
 """
 

@@ -38,18 +38,19 @@ def retinotopy(fields: xr.Dataset, width: float = 1.0) -> xr.Dataset:
     """
     missing = [name for name in ("x", "y", "size") if name not in fields]
     if missing:
-        raise DataError(f"receptive fields need x, y and size; missing are {missing}, found {sorted(fields)}.")
+        raise DataError(
+            f"receptive fields need x, y and size; missing are {missing}, found {sorted(map(str, fields))}."
+        )
     if not width > 0:
         raise DataError(f"width={width!r} must be above 0.")
     x, y, half = fields["x"], -fields["y"], width / 2
     unit = "share of the picture's width" if width == 1 else "degrees"
-    return xr.Dataset(
-        {
-            "polar_angle": np.degrees(np.arctan2(y, x)).assign_attrs(units="degrees"),
-            "eccentricity": (np.hypot(x, y) * half).assign_attrs(units=unit),
-            "size": (fields["size"] * half).assign_attrs(units=unit),
-        }
-    )
+    parts = {
+        "polar_angle": (np.degrees(np.arctan2(y.values, x.values)), "degrees"),
+        "eccentricity": (np.hypot(x.values, y.values) * half, unit),
+        "size": (fields["size"].values * half, unit),
+    }
+    return xr.Dataset({k: x.copy(data=v).assign_attrs(units=u) for k, (v, u) in parts.items()})
 
 
 def compare_retinotopy(found: xr.Dataset, planted: xr.Dataset) -> pd.Series:
@@ -71,6 +72,6 @@ def compare_retinotopy(found: xr.Dataset, planted: xr.Dataset) -> pd.Series:
     out = {"n_voxels": float(known.sum()), "angle_error": np.nan, "eccentricity_r": np.nan, "size_r": np.nan}
     if known.sum() >= 3:
         turn = np.abs((a[0, known] - b[0, known] + 180) % 360 - 180)
-        ranks = [pd.DataFrame({"a": a[k, known], "b": b[k, known]}).corr("spearman").iloc[0, 1] for k in (1, 2)]
+        ranks = [float(pd.Series(a[k, known]).corr(pd.Series(b[k, known]), method="spearman")) for k in (1, 2)]
         out |= {"angle_error": float(np.median(turn)), "eccentricity_r": ranks[0], "size_r": ranks[1]}
     return pd.Series(out)
