@@ -306,6 +306,7 @@ class EncoderModule(nn.Module):
         penalties = [part.regulariser() for part in (*readouts, self.core) if hasattr(part, "regulariser")]
         if self._pull is not None:
             penalties.append(self._pull)
+            self._pull = None  # it holds the graph of a step
         return penalties[0] if len(penalties) == 1 else torch.stack(penalties).sum()
 
     def constrain(self) -> None:

@@ -5,6 +5,7 @@ back at least 80 % of what it lost, gates put at least 0.7 of the two own spaces
 regions less than 20 % comes back. R2 is against the noiseless signal of held-out stimuli.
 """
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -286,6 +287,7 @@ def test_preference_raises_its_region_at_constant_cost(slim):
 
 def test_widths_by_name_run_at_what_they_say_and_others_are_refused(tmp_path):
     encoder, maps, _ = small(core_options={"width": 6, "widths": [2, 3], "conditioning": "affine+gate"})
+    encoder = copy.deepcopy(encoder)
     full, narrow = encoder.predict(maps), encoder.predict(maps, widths=2)
     mixed = encoder.predict(maps, widths={"V1": 2, "s1/V1": 3})
     at = dict(zip(["s0/FFA", "s0/V1", "s1/FFA", "s1/V1"], [full, narrow, full, encoder.predict(maps, widths=3)]))
@@ -355,6 +357,8 @@ def test_a_new_subject_begins_where_it_is_told_to():
         ({"spaces": {"a": 2}}, "names 2 channels; the features have 6"),
         ({"conditioning": "experts", "experts": "scanner"}, "scanner"),
         ({"width": 0}, "width"),
+        ({"widths": [2, 4]}, "between 1 and width=4"),
+        ({"conditioning": "affine+gate", "frozen": True}, "frozen"),
     ],
 )
 def test_settings_without_meaning_are_refused(options, match):

@@ -133,6 +133,11 @@ def make_core(name: str, in_shape: Sequence[int], seed: int = 0, *, frozen: bool
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
         core: Core = build(in_shape, **options)
+    if frozen and getattr(core, "conditioned", False):
+        raise ConfigError(
+            f"core {name!r} is conditioned on tasks, which frozen random features cannot be. Next step: "
+            "conditioning='none', or frozen=False."
+        )
     if frozen:
         return FrozenCore(core, in_shape)
     return core
