@@ -255,8 +255,9 @@ class ImageEmbedder(_Embedder):
             )
 
     def __repr__(self) -> str:
+        place = f"layer={self.layer!r}" if self.several is None else f"layers={list(self.several)}"
         return (
-            f"ImageEmbedder({self.model!r}, weights={self.backbone.weights!r}, layer={self.layer!r}, "
+            f"ImageEmbedder({self.model!r}, weights={self.backbone.weights!r}, {place}, "
             f"pooling={self.pooling!r}, normalise={self.normalise})"
         )
 

@@ -1,4 +1,4 @@
-from . import comparison as comparison, incontext as incontext, readout as readout
+from . import comparison as comparison, incontext as incontext, merge as merge, readout as readout
 from ._base import LinearEncoder as LinearEncoder, load_encoder as load_encoder
 from ._carry import CarriedEncoder as CarriedEncoder, carry_over as carry_over
 from ._folds import resolve_folds as resolve_folds

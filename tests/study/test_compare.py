@@ -98,11 +98,14 @@ def test_own_files_to_tables_and_a_page(folder):
     table = pd.read_csv(folder / "out" / "comparison.csv")
     assert set(table["group"]) == {"all", "V1", "V4"}
     assert len(table) == 4 * 3
-    for name in ("pairwise.csv", "fits.csv", "regions.csv", "regions.nc", "layers.csv", "layers.nc", "voxels.nc"):
+    made = ("pairwise.csv", "fits.csv", "regions.csv", "regions.nc", "layers.csv", "layers.nc", "voxels.nc")
+    for name in (*made, "unique.csv", "unique.nc", "similarity.csv"):
         assert (folder / "out" / name).stat().st_size > 0
     page = (folder / "out" / "report" / "index.html").read_text()
     assert "Mine" in page
     assert "right/linear" in page
+    assert "What only one space predicts" in page
+    assert summary["unique:right"] > 0.3 > abs(summary["unique:wrong"]) + 0.2
     assert str(folder) not in page
     assert any("median r" in line for line in said)
 

@@ -132,8 +132,6 @@ def _readout(label: str, given: dict[str, Any], training: Mapping[str, Any], cor
         # The same label is ridge on frozen features, and is trained by gradients through a core.
         given = {k: v for k, v in given.items() if k not in ("alphas", "cv", "reduce", "n_components")}
     search, matches = given.pop("search", None), given.pop("matches", None)
-    if matches is not None and core:
-        raise ConfigError(f"readout {label!r} matches another, which is on features themselves. Next step: no core.")
     names = _training_names()
     for name in training:
         one_of("training setting", name, names)
@@ -224,6 +222,8 @@ def build_cells(
     for name in spaces:
         for core, settings in through.get(name, [("", {})]):
             for label, given in wanted.items():
+                if core and "matches" in given:
+                    continue  # a control reads the features themselves
                 shown = "/".join(p for p in (name, core, label) if p)
                 if keep is not None and not any(fnmatch.fnmatchcase(shown, pattern) for pattern in keep):
                     continue

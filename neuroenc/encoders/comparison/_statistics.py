@@ -234,7 +234,7 @@ def voxel_winner(names: Sequence[str], drawn: Samples, level: float) -> xr.Datas
 
 
 #: Stimuli and resamples of representational similarity at most: its cost grows with the square of the stimuli.
-_RSA_STIMULI, _RSA_BOOTSTRAPS = 120, 200
+_RSA_STIMULI, _RSA_BOOTSTRAPS = 120, 100
 _RSA_VOXELS = 5
 
 

@@ -59,6 +59,9 @@ class CompareConfig(Table):
         and options.
     cells
         Cells to keep, ``"space/readout"`` or ``"space/core/readout"``, ``*`` for anything; empty: all.
+    matched
+        Give every trained readout a control of as many parameters, ``NAME-matched``: a linear readout of that rank on
+        the same features.
     cv
         Outer folds of every cell, or a column whose values are left out in turn.
     validation
@@ -88,6 +91,7 @@ class CompareConfig(Table):
     readouts: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"linear": {}}
     cores: dict[str, dict[str, Any]] = {}
     cells: list[str] = []
+    matched: bool = False
     cv: Annotated[int, Field(ge=2, le=MOST)] | str = 5
     validation: Share = 0.2
     n_candidates: Count = 3
@@ -99,6 +103,14 @@ class CompareConfig(Table):
     training: dict[str, Any] = {}
     regions: RegionsConfig | None = None
     layers: LayersConfig | None = None
+
+    def all_readouts(self) -> dict[str, dict[str, Any]]:
+        """The readouts, and with ``matched`` a control for each that is trained."""
+        plain = ("linear", "pooled", "lowrank")
+        trained = (
+            [k for k, given in self.readouts.items() if given.get("readout", k) not in plain] if self.matched else []
+        )
+        return self.readouts | {f"{k}-matched": {"readout": "lowrank", "matches": k} for k in trained}
 
     @model_validator(mode="after")
     def _known_readouts(self) -> Self:

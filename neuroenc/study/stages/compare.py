@@ -59,7 +59,7 @@ def compare(study: Study) -> dict[str, Any]:
     study.say(f"    {len(cells)} cells, {config.cv} outer folds, {config.n_candidates} settings a cell")
     found = compare_cells(
         spaces,
-        config.readouts,
+        config.all_readouts(),
         responses,
         cells=config.cells or None,
         **{name: getattr(config, name) for name in _PASSED},
@@ -78,7 +78,7 @@ def compare(study: Study) -> dict[str, Any]:
 
 def cells_of(config: CompareConfig, features: Iterable[str]) -> list[Cell]:
     """Cells of ``[compare]`` over these feature spaces."""
-    return build_cells(list(features), config.readouts, config.cores, config.cells or None, config.training)
+    return build_cells(list(features), config.all_readouts(), config.cores, config.cells or None, config.training)
 
 
 def unique_spaces(config: CompareConfig, cells: Iterable[Cell]) -> list[str]:

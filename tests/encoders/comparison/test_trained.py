@@ -14,6 +14,7 @@ from neuroenc.data import make_features, make_responses  # noqa: E402
 from neuroenc.encoders.comparison import build_cells, compare  # noqa: E402
 from neuroenc.encoders.comparison._grid import candidates  # noqa: E402
 from neuroenc.encoders.readout import ReadoutEncoder  # noqa: E402
+from neuroenc.study.config import CompareConfig  # noqa: E402
 
 from .conftest import of_two_subjects  # noqa: E402
 
@@ -235,6 +236,11 @@ def test_a_control_has_as_many_parameters_and_published_training_its_own_values(
     training = build_cells(["x"], readouts, training={"preset": "published", "patience": 3})[0].training
     assert (training["lr"], training["batch_size"], training["loss"]) == (1e-4, 4, "mse+ccc-batch")
     assert training["patience"] == 3
+    config = CompareConfig(readouts={"linear": {}, "factorized": {}, "f2": {"readout": "factorized"}}, matched=True)
+    names = [cell.name for cell in build_cells(["x"], config.all_readouts(), {"plain": {"features": ["x"]}})]
+    assert names == ["x/plain/linear", "x/plain/factorized", "x/plain/f2"]  # a core has no control
+    names = [cell.name for cell in build_cells(["x"], config.all_readouts())]
+    assert names == ["x/linear", "x/factorized", "x/f2", "x/factorized-matched", "x/f2-matched"]
     with pytest.raises(ConfigError, match="lowrank"):
         build_cells(["x"], {"factorized": {}, "linear": {"matches": "factorized"}})
     with pytest.raises(ConfigError, match="published"):
