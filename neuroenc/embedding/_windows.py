@@ -63,12 +63,12 @@ def embed_windows(embedder: Any, stimuli: Stimuli, *, grid: int = 8, window: flo
     parts, attrs = [], {}
     for n, name in enumerate(stimuli.ids):
         crops = _windows(np.asarray(stimuli.image(n)), grid, window)
-        found = embedder.embed(Stimuli([f"{name}#{k}" for k in range(len(crops))], crops))
+        found = embedder.embed(Stimuli(np.array([f"{name}#{k}" for k in range(len(crops))]), crops))
         if found.ndim != 2:
             raise DataError(f"the embedder gives dims {found.dims}; windows need vectors. Next step: pooling='mean'.")
         parts.append(found.values.T.reshape(-1, grid, grid))
         attrs = dict(found.attrs)
-    known = {k: str(attrs.get(k, "")) for k in ("backbone", "weights", "layer")}
+    known: dict[str, Any] = {k: str(attrs.get(k, "")) for k in ("backbone", "weights", "layer")}
     record = provenance(step="embed_windows", grid=grid, window=window, **known)
     return make_features(np.stack(parts), stimulus=stimuli.ids, **known, pooling="windows", provenance=record)
 

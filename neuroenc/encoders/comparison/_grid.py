@@ -478,7 +478,7 @@ class Source:
         data = [self.hashes[name] for name in ("responses", *used)]
         # Which axis holds channels, and which voxels share a readout, decide as much as the numbers do.
         forms: list[Any] = [*(self.kinds.get(name) for name in names), self.subjects]
-        if cell.core_kind == "trunk":
+        if cell.core_kind == "trunk" or isinstance(cell.options.get("groups"), str):
             forms += [self.labels, self.spaces.get(cell.features, [])]
         return content_key(data, forms, job.rows, job.voxels, cell, job.candidates, job.seed)
 

@@ -319,8 +319,8 @@ class CodebookReadout(Readout):
     hidden : int
         Hidden units.
     code : {"softmax", "relu"}
-    groups : sequence of int (n_voxels,), optional
-        Group of each voxel, 0 to n - 1.
+    groups : sequence of int (n_voxels,) or str, optional
+        Group of each voxel, 0 to n - 1; in `ReadoutEncoder` and comparisons also a coordinate of voxels, such as "roi".
     dropout : float
         Share of the codes that are left out in a training step, so that the use of codes does not collapse.
     feature_l2 : float

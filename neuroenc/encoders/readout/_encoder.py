@@ -34,7 +34,13 @@ from neuroenc.encoders.readout._maps import MapArray, Maps, as_maps, map_moments
 from neuroenc.encoders.readout._protocol import READOUTS, EncoderModule, build_module
 from neuroenc.encoders.readout._slim import task_widths, time_widths
 from neuroenc.encoders.readout._subjects import fit_addition
-from neuroenc.encoders.readout._targets import label_tasks, masked_responses, task_columns, validation_rows
+from neuroenc.encoders.readout._targets import (
+    label_tasks,
+    masked_responses,
+    task_columns,
+    task_groups,
+    validation_rows,
+)
 from neuroenc.encoders.readout._train import TrainResult, predict_maps, train
 
 
@@ -72,8 +78,10 @@ class FittedReadout(LinearEncoder):
         memory = 2**28 if self.max_memory is None else parse_memory(self.max_memory)
         how: dict[str, Any] = {"context_shape": self.context_shape_, "seed": self.seed, "max_memory": memory}
         how |= {"tasks": self.tasks_, "spaces": self.spaces_}
-        parts = self.readout, self.readout_options, core, self.core_options
-        return build_module(*parts, self.in_shape_, self.sizes_, **how)
+        options = dict(self.readout_options or {})
+        if isinstance(options.get("groups"), str):
+            options["groups"] = task_groups(self._voxels_, options["groups"], self.columns_, self.sizes_)
+        return build_module(self.readout, options, core, self.core_options, self.in_shape_, self.sizes_, **how)
 
     def _maps(self, array: MapArray, which: str = "map") -> Maps:
         given = getattr(self.accelerator, "device", None)

@@ -146,13 +146,17 @@ def _by_gradient(encoder: FittedReadout, tokens: Any, context: Any, batch: int =
     back = np.argsort(encoder.columns_)
     parts = []
     for rows in torch.arange(len(maps)).split(batch):
-        seen = None if second is None else second.rows(rows)
-        with torch.no_grad():
-            x = model.maps(maps.rows(rows))
-        x.requires_grad_(True)
-        y = torch.cat([readout(x, seen) for readout in model.each], dim=1)
-        grads = [torch.autograd.grad(y[:, v].sum(), x, retain_graph=True)[0] for v in back]
-        parts.append(torch.stack([(g * x).sum(1) for g in grads], 1).detach().cpu().numpy())
+        inputs, seen = maps.rows(rows), None if second is None else second.rows(rows)
+        found: list[Tensor] = []
+        for number, readout in enumerate(model.each):
+            if not number or model.conditioned:
+                with torch.no_grad():
+                    x = model.maps(inputs, number)
+                x.requires_grad_(True)
+            y = readout(x, seen)
+            for v in range(y.shape[1]):
+                found.append((torch.autograd.grad(y[:, v].sum(), x, retain_graph=True)[0] * x).sum(1).detach())
+        parts.append(torch.stack([found[v] for v in back], 1).cpu().numpy())
     return np.concatenate(parts)
 
 

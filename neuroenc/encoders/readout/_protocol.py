@@ -394,13 +394,19 @@ def build_module(
 def draw_readouts(
     readout: str, shape: Shape, sizes: Sequence[int], seed: int, first: int = 0, **options: Any
 ) -> list[Readout]:
-    """A readout for each number of voxels; ``first`` is the number of the first task."""
+    """A readout for each number of voxels; ``first`` is the number of the first task.
+
+    Option ``groups`` may hold a list for each readout.
+    """
+    groups = options.get("groups") or []
+    each = [isinstance(part, list) for part in groups] == [True] * len(sizes)
     made = []
     with torch.random.fork_rng(devices=[]):
         for number, size in enumerate(sizes, first):
             # A seed of its own for each subject: who else is in the data does not change a subject's start.
             torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
-            made.append(make_readout(readout, shape, size, **options))
+            own = {**options, "groups": groups[number - first]} if each else options
+            made.append(make_readout(readout, shape, size, **own))
     return made
 
 

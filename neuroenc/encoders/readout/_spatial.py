@@ -196,6 +196,8 @@ def group_index(groups: Sequence[int] | None, n_voxels: int) -> Tensor:
     """Group of each voxel (n_voxels,), 0 to n - 1; one group where none are given."""
     if groups is None:
         return torch.zeros(n_voxels, dtype=torch.long)
+    if isinstance(groups, str):
+        raise ConfigError(f"groups={groups!r} is the name of a coordinate, which ReadoutEncoder looks up when it fits.")
     index = torch.as_tensor(groups, dtype=torch.long)
     if index.shape != (n_voxels,) or sorted(set(index.tolist())) != list(range(int(index.max()) + 1)):
         raise ConfigError(
@@ -349,8 +351,9 @@ class AttentionReadout(Readout):
     in_shape : (int, int, int)
         Channels, height, width; tokens (T, D) are maps (D, 1, T) or (D, sqrt T, sqrt T).
     n_voxels : int
-    groups : sequence of int (n_voxels,), optional
-        Query of each voxel, 0 to n - 1. Default: a query a voxel.
+    groups : sequence of int (n_voxels,) or str, optional
+        Query of each voxel, 0 to n - 1; in `ReadoutEncoder` and comparisons also a coordinate of voxels, such as "roi".
+        Default: a query a voxel.
     heads : int
         Queries per voxel or group, each with features of its own.
     key_size : int

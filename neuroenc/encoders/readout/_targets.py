@@ -88,6 +88,16 @@ def task_columns(
     return tasks, columns
 
 
+def task_groups(voxels: dict[str, Any] | None, name: str, columns: np.ndarray, sizes: Sequence[int]) -> list[list[int]]:
+    """For each task, a number from 0 for each of its voxels by the coordinate ``name``, such as its region."""
+    known = voxels or {}
+    if name not in known:
+        raise ConfigError(unknown_name("groups: coordinate on voxel", name, [k for k in known if k != "voxel"]))
+    labels = np.array([str(v).split(";")[0] for v in known[name][1]])[columns]
+    parts = np.split(labels, np.cumsum(sizes)[:-1])
+    return [np.unique(part, return_inverse=True)[1].tolist() for part in parts]
+
+
 def label_tasks(values: np.ndarray, tasks: Sequence[dict[str, str]], last: tuple[str, list[str]]) -> xr.DataArray:
     """Values (task, last) as a labelled array over the tasks' names (subject, roi) and the last dimension."""
     names = list(tasks[0]) if tasks else []

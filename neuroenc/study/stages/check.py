@@ -109,8 +109,8 @@ def place_tokens(study: Study) -> xr.DataArray | None:
         study.say(f"    places: {grid * grid} windows of {len(names)} images")
         embedder = ImageEmbedder(space.model, space.pretrained or None, cache=False, progress=False)
         found = embed_windows(embedder, shown.sel(names), grid=grid)
-        norm = np.sqrt(np.square(found).sum("channel")).clip(min=1e-12)
-        return {"tokens": xr.Dataset({"tokens": (found / norm).transpose(*found.dims).astype(np.float32)})}
+        norm = np.linalg.norm(found.values, axis=1, keepdims=True).clip(min=1e-12)
+        return {"tokens": xr.Dataset({"tokens": found / norm})}
 
     return study.store.keep("places", [study.contents.bank, names, space, grid], work)["tokens"]["tokens"]
 

@@ -10,6 +10,7 @@ import torch
 
 from neuroenc import stats
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.data import make_responses
 from neuroenc.data.simulate import simulate_readout_population
 from neuroenc.encoders import ReadoutEncoder, RidgeEncoder
 from neuroenc.encoders.readout import make_readout
@@ -212,6 +213,25 @@ def test_regions_tilt_the_codes():
         alike.region.zero_()
     y = alike(torch.randn(5, 6, 2, 2))
     torch.testing.assert_close(y[:, 0], y[:, 1])
+
+
+@pytest.mark.parametrize("name", ["codebook", "attention"])
+def test_groups_are_named_by_a_coordinate_of_voxels(name, tmp_path):
+    """Of two subjects with other regions each; the encoder is the same after it was stored."""
+    rng = np.random.default_rng(0)
+    rois, subjects = ["V1", "FFA", "V1", "PPA", "FFA", "FFA;V1"], ["a", "a", "a", "b", "b", "b"]
+    maps, values = rng.standard_normal((40, 3, 2, 2)).astype(np.float32), rng.standard_normal((40, 6))
+    responses = make_responses(values, stimulus=[f"s{k}" for k in range(40)], roi=rois)
+    responses = responses.assign_coords(subject=("voxel", subjects))
+    encoder = ReadoutEncoder(name, readout_options={"groups": "roi"}, max_epochs=1).fit(maps, responses)
+    assert [part.group.tolist() for part in encoder.model_.each] == [[1, 0, 1], [1, 0, 0]]
+    encoder.save(tmp_path / "encoder")
+    again = ReadoutEncoder.load(tmp_path / "encoder")
+    np.testing.assert_array_equal(np.asarray(again.predict(maps)), np.asarray(encoder.predict(maps)))
+    with pytest.raises(ConfigError, match="roi"):
+        ReadoutEncoder(name, readout_options={"groups": "rois"}, max_epochs=1).fit(maps, responses)
+    with pytest.raises(ConfigError, match="coordinate"):
+        make_readout(name, (3, 2, 2), 6, groups="roi")
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,15 @@ def test_maps_sum_to_the_prediction_of_linear_readouts(spatial, readout):
     np.testing.assert_allclose(gap, np.broadcast_to(gap[0], gap.shape), atol=1e-4)
 
 
+def test_maps_behind_a_core_are_those_that_each_task_reads(spatial):
+    maps, responses = spatial
+    how = {"core": "trunk", "core_options": {"width": 6, "conditioning": "affine+gate"}, "regions": "roi"}
+    encoder = ReadoutEncoder("factorized", max_epochs=1, **how).fit(maps, responses)
+    found = patch_map(encoder, maps[:10])
+    gap = np.asarray(encoder.predict(maps[:10])) - found.sum(["y", "x"]).values
+    np.testing.assert_allclose(gap, np.broadcast_to(gap[0], gap.shape), atol=1e-4)
+
+
 def test_tokens_and_maps_give_the_same(spatial):
     maps, responses = spatial
     square = maps[..., :4]
