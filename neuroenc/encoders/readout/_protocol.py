@@ -253,7 +253,8 @@ class EncoderModule(nn.Module):
             For each task, of a slimmable core.
         """
         out = self._outputs(x, context, seen, only, widths or [None] * len(self.readouts))
-        slim = getattr(self.core, "slim_widths", ())
+        core: Any = self.core
+        slim = getattr(core, "slim_widths", ())
         self._pull = None
         if self.training and slim and torch.is_grad_enabled():
             # The narrowest and one more: what lies between follows (Yu & Huang, 2019).
@@ -261,7 +262,7 @@ class EncoderModule(nn.Module):
             columns = [0] if seen is None else [k for k, size in enumerate(self.sizes) for _ in range(size)]
             count = len(x) if seen is None else seen.sum(0).clamp(min=1)[columns]
             errors = [self._outputs(x, context, seen, only, [w] * len(self.readouts)) - out.detach() for w in drawn]
-            self._pull = self.core.distil * sum((e.square().sum(0) / count).sum() for e in errors) / len(drawn)
+            self._pull = core.distil * torch.stack([(e.square().sum(0) / count).sum() for e in errors]).mean()
         return out
 
     def _outputs(

@@ -115,6 +115,8 @@ class TrunkCore(Core):
     """
 
     name: ClassVar[str] = "trunk"
+    space_of: Tensor
+    steps: Tensor
 
     def __init__(
         self,
