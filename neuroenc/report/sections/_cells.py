@@ -167,6 +167,11 @@ def unique_section(cells: Cells, found: xr.Dataset, table: pd.DataFrame | None) 
     figure = draw_groups(values, names, groups, label="share of variance", cmap="RdBu_r", limits=(-top, top))
     words = "; ".join(f"{name} {number(float(row[0]), digits=3)}" for name, row in zip(names, values))
     drawn = f"Median over voxels of the share of variance. {said}"
+    if table is not None:
+        numbers = {k: table[k].astype(float).round(4) for k in ("median_share", "low", "high")}
+        above = [percent(x) for x in table["share_voxels"].astype(float)]
+        table = table.assign(**numbers, share_voxels=above)
+        table = table.rename(columns={"median_share": "median part of R2", "share_voxels": "voxels above zero"})
     blocks = [Block(figure, f"Unique shares over all voxels: {words}.", drawn, table, about="every group and part")]
     single = [k for k, name in enumerate(names) if " & " not in name]
     known = np.isfinite(share[single]).all(axis=0)
