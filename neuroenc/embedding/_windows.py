@@ -58,7 +58,7 @@ def embed_windows(embedder: Any, stimuli: Stimuli, *, grid: int = 8, window: flo
     check_whole("grid", grid)
     if not 0 < window <= 1:
         raise ConfigError(f"window={window} must be a share of the picture, above 0 and at most 1.")
-    if stimuli.images is None:
+    if stimuli.images is None or not len(stimuli):
         raise DataError(f"these {len(stimuli)} stimuli have no images (source {stimuli.source!r}).")
     parts, attrs = [], {}
     for n, name in enumerate(stimuli.ids):
