@@ -164,7 +164,7 @@ def unique_section(cells: Cells, found: xr.Dataset, table: pd.DataFrame | None) 
     share = np.asarray(found["share"].transpose("part", "voxel").values, float)
     values = group_medians(share, groups)
     top = max(float(np.nanmax(np.abs(values), initial=0.0)), 1e-6)
-    figure = draw_groups(values, names, groups, label="share of variance", cmap="RdBu_r", limits=(-top, top))
+    figure = draw_groups(values, names, groups, label="R²", cmap="RdBu_r", limits=(-top, top))
     words = "; ".join(f"{name} {number(float(row[0]), digits=3)}" for name, row in zip(names, values))
     drawn = f"Median over voxels of the share of variance. {said}"
     if table is not None:
@@ -201,9 +201,8 @@ def unique_section(cells: Cells, found: xr.Dataset, table: pd.DataFrame | None) 
 
 def similarity_section(cells: Cells, table: pd.DataFrame) -> Section | None:
     """Representational similarity of predictions and of features as they are, in every group."""
-    known = {(g.kind, g.name): g for g in cells.groups}
-    groups = [known[key] for key in dict.fromkeys(zip(table["kind"], table["group"])) if key in known]
-    groups, said = by_kind(groups, MAX_GROUPS)
+    known = set(zip(table["kind"], table["group"]))
+    groups, said = by_kind([g for g in cells.groups if (g.kind, g.name) in known], MAX_GROUPS)
     if not groups:
         return None
     models = list(dict.fromkeys(zip(table["of"], table["model"])))
@@ -213,10 +212,10 @@ def similarity_section(cells: Cells, table: pd.DataFrame) -> Section | None:
             if (row["kind"], row["group"]) == (group.kind, group.name):
                 values[models.index((row["of"], row["model"])), column] = row["similarity"]
     names = [f"{name} (features)" if of == "features" else str(name) for of, name in models]
-    figure = draw_groups(values, names, groups, label="Spearman r of RDMs", rings=rings_of(values))
+    figure = draw_groups(values, names, groups, label="RDM r", rings=rings_of(values))
     words = "; ".join(f"{name} {number(float(row[0]), digits=2)}" for name, row in zip(names, values))
     alt = f"Similarity of RDMs in the first group ({groups[0].name}): {words}."
-    drawn = f"A frame marks the highest of each column, without a test. {said}"
+    drawn = f"Spearman correlation of RDMs. A frame marks the highest of each column, without a test. {said}"
     lead = (
         "Dissimilarities (1 - correlation) of all pairs of test stimuli, in the responses of a group and in what "
         "predicts them: held-out predictions, whose features are weighted by the fit, and features as they are."
