@@ -22,7 +22,7 @@ from neuroenc.retrieval import EmbeddingBank, as_bank
 from neuroenc.study import caption, example_config, read_config
 from neuroenc.study.stages import bank as stages
 from neuroenc.study.stages.bank import Bank
-from neuroenc.study.stages.check import diversity_table, round_trip_table
+from neuroenc.study.stages.check import diversity_table, round_trip_table, with_places
 from neuroenc.study.truth import judge_planted, planted_summary
 
 SMALL = [
@@ -124,6 +124,18 @@ def test_places_are_drawn_and_asked_where_the_config_says_so(tmp_path):
     assert study.phrases["place_percentile"].between(0, 1).all()
     voxel_pages = "".join(p.read_text() for p in (tmp_path / "report").rglob("*.html"))
     assert 'class="heat" src="data:image/png;base64,' in voxel_pages
+
+
+def test_places_are_digits_of_the_images_that_are_shown():
+    """9 where a voxel's shown images drive it most, 0 at the mean of an image; the ninth image is not shown."""
+    tokens = np.zeros((9, 2, 2, 2))
+    tokens[:, 0, 0, 1] = [2, *[1] * 7, 50]
+    tokens = xr.DataArray(
+        tokens, dims=("stimulus", "channel", "y", "x"), coords={"stimulus": [f"s{k}" for k in range(9)]}
+    )
+    coef = xr.DataArray(np.eye(2)[:, :1], dims=("feature", "voxel"), coords={"voxel": [7]})
+    evidence = pd.DataFrame({"voxel": 7, "rank": range(1, 10), "stimulus": tokens["stimulus"].values, "predicted": 0.0})
+    assert with_places(evidence, coef, tokens)["places"].tolist() == ["09/00", *["04/00"] * 7, ""]
 
 
 def untold(*args):
