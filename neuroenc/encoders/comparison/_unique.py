@@ -152,6 +152,7 @@ def unique_variance(
     drawn = {k: resampler.samples(measured, v, metric="r2", dtype=np.float32) for k, v in predictions.items()}
     n_units = np.max([resampler.units(measured, v) for v in predictions.values()], axis=0)
     whole = _AND.join(spaces)
+    parts: dict[str, Any]
     if len(spaces) <= 3:
         both = [stats.partition_variance({k: v[n] for k, v in drawn.items()}, spaces).parts for n in (0, 1)]
         parts = {_AND.join(k): (both[0][k], both[1][k]) for k in both[0]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -47,7 +49,7 @@ def fields_section(cells: shared.Cells, fields: xr.Dataset, planted: xr.Dataset 
     rows = []
     for group in cells.groups:
         own = fields.isel(voxel=group.voxels)
-        row = {"kind": group.kind, "group": group.name}
+        row: dict[Any, Any] = {"kind": group.kind, "group": group.name}
         row |= {f"median {k.replace('_', ' ')}": _median(own[k]) for k in ("eccentricity", "size")}
         if planted is not None:
             row |= compare_retinotopy(own, planted.isel(voxel=group.voxels)).to_dict()
