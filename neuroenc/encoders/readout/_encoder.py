@@ -181,7 +181,7 @@ class FittedReadout(LinearEncoder):
         In (0, 1); NaN where a subject lacks a region.
         """
         check_is_fitted(self, "model_")
-        core = self.model_.core
+        core: Any = self.model_.core
         if not hasattr(core, "gates"):
             raise ConfigError(f"core {self.core!r} has no gates. Next step: core='trunk', conditioning='affine+gate'.")
         values = core.gates().cpu().numpy()
