@@ -328,7 +328,7 @@ class ImageEmbedder(_Embedder):
         >>> from neuroenc.data import simulate_world
         >>> embedder = ImageEmbedder("world", layers=["layer1", "layer3"], pooling="mean", cache=False, progress=False)
         >>> {name: found.shape for name, found in embedder.embed_layers(simulate_world(2)).items()}
-        {'layer1': (2, 128), 'layer3': (2, 512)}
+        {'layer1': (2, 64), 'layer3': (2, 256)}
         """
         self._check(stimuli)
         if self.several is None:

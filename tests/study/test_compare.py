@@ -181,6 +181,7 @@ def test_killed_and_resumed_ends_with_the_same_files(folder):
     assert files(out) == files(folder / "whole")
 
 
+@pytest.mark.slow
 def test_command_with_two_processes(folder):
     """The command gives what the function gives, with any number of processes."""
     arguments = ["compare", str(folder / "compare.toml"), "--out", str(folder / "two"), "--workers", "2", "--quiet"]

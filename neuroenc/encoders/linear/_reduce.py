@@ -60,7 +60,7 @@ def fit_reduction(
     if reduce == "projection":
         from sklearn.random_projection import SparseRandomProjection
 
-        made = SparseRandomProjection(k, random_state=seed).fit(np.empty((1, p), np.float32))
+        made = SparseRandomProjection(k, random_state=seed).fit(np.zeros((1, p), np.float32))
         return Reduction(mean, made.components_.multiply(1.0 / scale).T.tocsr())
     from sklearn.decomposition import PCA
 

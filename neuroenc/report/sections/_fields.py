@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc.encoders.readout import compare_retinotopy
 from neuroenc.report._page import Block, Section
 from neuroenc.report._style import number
 from neuroenc.report.sections import _cells as shared
@@ -27,6 +26,8 @@ def fields_section(cells: shared.Cells, fields: xr.Dataset, planted: xr.Dataset 
     planted : Dataset (voxel), optional
         The same, as it was planted or mapped apart.
     """
+    from neuroenc.encoders.readout import compare_retinotopy  # It loads torch.
+
     best = shared.best_of(cells.r)
     blocks: list[Block] = []
     for name, cmap in SHOWN.items():

@@ -316,6 +316,7 @@ def share_out(folder: str) -> None:
         torch.save({"state": model.state_dict(), "loss": found.best_loss}, Path(folder) / "two.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_episodes(tmp_path):
     pytest.importorskip("accelerate")
     script = tmp_path / "run.py"

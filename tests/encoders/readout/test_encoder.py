@@ -56,7 +56,8 @@ def test_every_readout_learns_what_was_planted(readout):
     X, R = labelled(maps, Y)
     encoder = ReadoutEncoder(readout, lr=0.02, max_epochs=60).fit(X[:600], R[:600])
     score = encoder.score_voxels(X[600:], R[600:])
-    least = {"pooled": 0.25, "attention": 0.4, "linear": 0.9}.get(readout, 0.7)
+    # Voxels read two places each; pooling knows none, and attention and summary tokens share a few over voxels.
+    least = {"pooled": 0.25, "attention": 0.4, "patch_summary": 0.4, "linear": 0.9}.get(readout, 0.7)
     assert float(score.mean()) > least
     assert score.voxel.values.tolist() == [100, 101, 102]
     predicted = encoder.predict(X[600:])

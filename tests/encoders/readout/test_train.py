@@ -166,7 +166,8 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("kill", [1, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [1, 6])
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, kill):
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT).format(here=os.path.dirname(__file__)))
