@@ -32,6 +32,8 @@ def pytest_xdist_make_scheduler(config, log):
     """A file's tests go to one worker, so that what they share is made once."""
     from xdist.scheduler import LoadFileScheduling
 
+    # In the order of folders: short files come last, so that no worker waits long for the other.
+    config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
 
 

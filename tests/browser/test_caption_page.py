@@ -264,6 +264,7 @@ def test_search_finds_words_plurals_beginnings_phrases_and_ids(grid, look):
     assert page.locator("#hint").inner_text() == ""
 
 
+@pytest.mark.slow
 def test_map_and_list_can_be_used_with_keys_alone(grid, look):
     _, file = grid
     page = look(file)
@@ -284,6 +285,7 @@ def test_map_and_list_can_be_used_with_keys_alone(grid, look):
     assert page.locator("#panel h3 span").first.inner_text() == f"Voxel {second}"
 
 
+@pytest.mark.slow
 def test_every_colour_and_view_draws_something_else(volume, look):
     _, file = volume
     page = look(file)
@@ -335,6 +337,7 @@ def test_the_policy_stops_a_script_that_slipped_in(grid, browser, tmp_path):
     page.close()
 
 
+@pytest.mark.slow
 def test_print_shows_the_best_voxels_without_controls(volume, look, tmp_path):
     study, file = volume
     page = look(file)
@@ -362,6 +365,7 @@ def test_nothing_is_wider_than_a_laptop_or_the_sheet(volume, look):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
 
 
+@pytest.mark.slow
 def test_pages_of_regions_lead_back_to_the_map(volume, look):
     study, file = volume
     page = look(file)
@@ -374,6 +378,7 @@ def test_pages_of_regions_lead_back_to_the_map(volume, look):
     assert set(listed(page)) == set(inside.tolist())
 
 
+@pytest.mark.slow
 def test_without_script_the_page_still_tells(volume, browser):
     _, file = volume
     context = browser.new_context(java_script_enabled=False)
@@ -438,6 +443,7 @@ def test_simulated_cortex_from_responses_to_page(look, tmp_path):
     assert unseen.licence in page.locator("#panel .credit").inner_text()
 
 
+@pytest.mark.slow
 def test_a_tip_at_the_edge_does_not_make_the_page_jump(look, tmp_path):
     # A map of one row, lower than the tip is high.
     study = studies.made_up(6, "grid", n_stimuli=8)

@@ -126,6 +126,7 @@ ImageEmbedder("local-dir:" + sys.argv[1], batch_size=50, device="cpu", progress=
 """
 
 
+@pytest.mark.slow
 def test_killed_extraction_goes_on(vit, pictures, count, tmp_path):
     stimuli = pictures(700)
     np.save(tmp_path / "images.npy", stimuli.images)

@@ -18,6 +18,7 @@ def broken() -> bool:
     return run("import torchvision").returncode != 0
 
 
+@pytest.mark.slow
 def test_open_clip_imports_and_creates_a_model(vit, broken):
     done = run(
         "from neuroenc.embedding import prepare\n"

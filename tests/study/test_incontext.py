@@ -560,6 +560,7 @@ def test_more_support_than_trials_and_too_large_episodes(study, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_kept_subjects_are_those_of_their_content(tmp_path, monkeypatch):
     """Found by content, and made again where they are damaged or edited."""
     made, said = [], []

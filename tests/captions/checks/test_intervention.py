@@ -134,6 +134,7 @@ def rate(found):
     return hallucination_rate(found.phrases)["rate"][0]
 
 
+@pytest.mark.slow
 def test_intervention_removes_what_the_model_adds(biased, plain, early):
     for name, found in (("plain", plain), ("early", early)):
         print(name, f"rate {rate(found):.3f} false {biased.false(found.captions):.3f}")

@@ -88,6 +88,7 @@ def test_processes_and_resuming_give_the_same_bytes(tmp_path):
     assert not list((tmp_path / "two").rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_every_readout_is_compared_and_has_its_costs():
     features, responses = placed(v=4)
     names = ["linear", "pooled", "gaussian", "factorized", "semantic", "attention", "compression", "lowrank"]

@@ -538,6 +538,7 @@ def test_forgetting_follows_weights_that_turn_and_is_left_where_they_do_not():
     assert found[0.0, "auto"] == found[0.0, 1.0] < found[0.0, 0.96]
 
 
+@pytest.mark.slow
 def test_forgetting_and_outlying_trials_meet():
     X, Y, queries, clean = drifting(np.random.default_rng(2), 2.5)
     rng = np.random.default_rng(3)
