@@ -177,7 +177,7 @@ class InContextEncoder(LinearEncoder):
             Responses, z-scored within session; NaN where one is missing.
         sample_weight : array (support,), optional
             How often each image counts: 2 is the same as giving it twice, 0 as leaving it out. How noisy a trial is
-            (``robust``) is found from every image once.
+            (``robust``), and which response is an outlier (``clip``), is found from every image once.
 
         Returns
         -------
@@ -201,7 +201,7 @@ class InContextEncoder(LinearEncoder):
         self._used_ = model
         self.n_samples_fit_ = len(values)
         log_weight = _log_weights(sample_weight, len(values))
-        mean, sd, bounds = self._examine(Y)
+        mean, sd, bounds = self._examine(Y, None if log_weight is None else np.exp(log_weight))
         if self.n_clipped_.any():
             Y = _Within(Y, *bounds)
         scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
@@ -472,13 +472,17 @@ class InContextEncoder(LinearEncoder):
         budget = 2**28 if self.max_memory is None else parse_memory(self.max_memory)
         return {"device": device, "half": half, "max_bytes": budget}
 
-    def _examine(self, Y: Any) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    def _examine(
+        self, Y: Any, weights: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
         """Mean, standard deviation and bounds of each voxel's responses; warnings about scale and silence."""
         n = Y.shape[1]
+        weights = np.ones(Y.shape[0]) if weights is None else weights
+        rows, counts = weights > 0, weights[weights > 0, None]
         low, high, self.n_clipped_ = np.full(n, -np.inf), np.full(n, np.inf), np.zeros(n, dtype=int)
         mean, sd, seen = np.zeros(n), np.zeros(n), np.zeros(n, dtype=int)
         for start in range(0, n, 4096):
-            block = np.asarray(column_block(Y, slice(start, start + 4096)), dtype=np.float64)
+            block = np.asarray(column_block(Y, slice(start, start + 4096)), dtype=np.float64)[rows]
             if np.isinf(block).any():
                 raise DataError("responses hold infinity (inf). Next step: NaN where a response is missing.")
             part = slice(start, start + block.shape[1])
@@ -486,9 +490,10 @@ class InContextEncoder(LinearEncoder):
             low[part], high[part] = outlier_bounds(block, self.clip)
             self.n_clipped_[part] = ((block < low[part]) | (block > high[part])).sum(axis=0)
             block = np.clip(block, low[part], high[part])
-            known = np.maximum(seen[part], 1)
-            mean[part] = np.nansum(block, axis=0) / known
-            sd[part] = np.sqrt(np.nansum((block - mean[part]) ** 2, axis=0) / known)
+            known = np.where(np.isnan(block), 0.0, counts).sum(axis=0)
+            known[seen[part] == 0] = 1.0
+            mean[part] = np.nansum(counts * block, axis=0) / known
+            sd[part] = np.sqrt(np.nansum(counts * (block - mean[part]) ** 2, axis=0) / known)
         if Y.shape[0] and (seen == 0).any():
             first = np.flatnonzero(seen == 0)[:5].tolist()
             raise DataError(

@@ -37,12 +37,12 @@ class LayersConfig(Table):
     Attributes
     ----------
     order
-        Feature spaces from early to late.
+        Feature spaces from early to late, two or more.
     readout
         The readout that compares them.
     """
 
-    order: Annotated[list[str], Field(min_length=1)]
+    order: Annotated[list[str], Field(min_length=2)]
     readout: str = "linear"
 
 

@@ -158,6 +158,13 @@ def test_sample_weight_repeats_and_leaves_out(form):
     again = np.repeat(np.arange(40), times)
     plain = InContextEncoder(m, robust="none")
     same(clone(plain).fit(X, Y, sample_weight=times), clone(plain).fit(X[again], Y[again]), 1e-4)
+    # What counts nothing decides neither where outliers begin nor about the units of the responses.
+    scaled = clone(plain).set_params(response_scale="support", clip=3.0)
+    spiked = Y + 50.0 * (times == 0)[:, None]
+    unclipped = clone(scaled).set_params(clip=None)
+    same(clone(unclipped).fit(X, spiked, sample_weight=times), clone(unclipped).fit(X[again], spiked[again]), 1e-4)
+    only = np.minimum(times, 1)
+    same(clone(scaled).fit(X, spiked, sample_weight=only), clone(scaled).fit(X[only > 0], spiked[only > 0]), 1e-4)
     same(InContextEncoder(m).fit(X, Y, sample_weight=np.ones(40)), InContextEncoder(m).fit(X, Y))
     for bad in (np.ones(39), -np.ones(40), np.zeros(40), np.full(40, np.nan)):
         with pytest.raises(DataError, match="sample_weight"):
