@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -134,6 +135,7 @@ _INFLATED = (
 )
 _WIDTH = 1000.0  # units of a map's width; the page scales them
 _FLAT_HEIGHT, _HEAD, _GAP = 470.0, 28.0, 14.0
+_INFLATED_TALL = _WIDTH / 4 * meshes.PANEL[1] / meshes.PANEL[0]  # of a row of panels
 
 
 def _figure(height: float) -> Any:
@@ -166,46 +168,57 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
         x[mine] = left + (xy[vertex[mine], 0] - x0) * scale
         y[mine] = _HEAD + (high[1] - xy[vertex[mine], 1]) * scale
         labels.append({"text": f"{meshes.SIDES[h].title()} hemisphere", "x": left + room / 2, "y": 17})
-    return _map("flat", "Flat", figure, height, x, y, labels, spacing=1.5 * scale)
+    return _map("flat", "Flat", figure_png(figure, dpi=160), height, x, y, labels, spacing=1.5 * scale)
+
+
+@cache
+def _inflated_panels() -> tuple[bytes, dict[tuple[str, str], tuple[float, ...]]]:
+    """Picture of all panels, the same for every subject, and the limits (left, right, bottom, top) of each."""
+    figure = _figure(2 * _INFLATED_TALL)
+    limits = {}
+    for row, panels in enumerate(_INFLATED):
+        for column, (h, view) in enumerate(panels):
+            axes = figure.add_axes((column / 4, 0.5 * (1 - row), 0.25, 0.5))
+            meshes.draw_hemisphere(axes, h, view, np.zeros((len(meshes.inflated_mesh(h)[1]), 4)))
+            limits[h, view] = (*axes.get_xlim(), *axes.get_ylim())
+    return figure_png(figure, dpi=160), limits
 
 
 def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     """Four views of each hemisphere; a voxel is drawn in every view that it faces."""
-    cell = _WIDTH / 4
-    tall = cell * meshes.PANEL[1] / meshes.PANEL[0]
-    scale = cell / (2 * meshes.PANEL[0])
-    figure = _figure(2 * tall)
+    cell, tall = _WIDTH / 4, _INFLATED_TALL
+    background, limits = _inflated_panels()
     at: list[np.ndarray] = []
     who: list[np.ndarray] = []
     labels = []
     views = {h: [view for panels in _INFLATED for side, view in panels if side == h] for h in "LR"}
     for row, panels in enumerate(_INFLATED):
         for column, (h, view) in enumerate(panels):
-            axes = figure.add_axes((column / 4, 0.5 * (1 - row), 0.25, 0.5))
-            meshes.draw_hemisphere(axes, h, view, np.zeros((len(meshes.inflated_mesh(h)[1]), 4)))
             mine, (plane, *_) = np.flatnonzero(hemi == h), seen(h, view)
             facing = np.stack([seen(h, other)[1][vertex[mine]] for other in views[h]], axis=1)
             # What no view faces, such as the top of the brain, stands in the one that comes closest.
             own = views[h].index(view)
             mine = mine[(facing[:, own] > 0.12) | (facing.argmax(axis=1) == own)]
-            (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+            x0, x1, y0, y1 = limits[h, view]
             px = column * cell + (plane[vertex[mine], 0] - x0) / (x1 - x0) * cell
             py = row * tall + (y1 - plane[vertex[mine], 1]) / (y1 - y0) * tall
             at.append(np.stack([px, py], axis=1))
             who.append(mine)
             labels.append({"text": f"{h} {view}", "x": (column + 0.5) * cell, "y": row * tall + 13})
     points, voxel = np.concatenate(at), np.concatenate(who).tolist()
-    more = {"spacing": 1.6 * scale, "voxel": voxel}
-    return _map("inflated", "Inflated", figure, 2 * tall, points[:, 0], points[:, 1], labels, **more)
+    more = {"spacing": 1.6 * cell / (2 * meshes.PANEL[0]), "voxel": voxel}
+    return _map("inflated", "Inflated", background, 2 * tall, points[:, 0], points[:, 1], labels, **more)
 
 
-def _map(kind: str, name: str, figure: Any, height: float, x: Any, y: Any, labels: Any, **more: Any) -> dict[str, Any]:
+def _map(
+    kind: str, name: str, background: bytes | None, height: float, x: Any, y: Any, labels: Any, **more: Any
+) -> dict[str, Any]:
     """What the page needs of a map; voxels without a place are left out."""
     placed = np.flatnonzero(np.isfinite(x))
     size = round(float(np.clip(more.pop("spacing", 0), 2.2, 9)), 2)
     about = {"kind": kind, "name": name, "width": _WIDTH, "height": round(height, 1), "shape": "dot", "size": size}
     about |= {"x": _round(x[placed]), "y": _round(y[placed]), "voxel": placed.tolist(), "labels": labels}
-    return about | {"background": None if figure is None else figure_png(figure, dpi=160)} | more
+    return about | {"background": background} | more
 
 
 def _round(values: np.ndarray) -> list[float]:
