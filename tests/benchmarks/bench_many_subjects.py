@@ -1,11 +1,14 @@
-"""Eight V4 sessions of two animals as tasks of one trunk: separate, joint, balanced, conditioned, experts.
+"""Eight V4 sessions of two animals as tasks of one trunk: separate, joint, balanced, conditioned, experts, merged.
 
     python tests/benchmarks/bench_many_subjects.py --mirror ../shared/data [--epochs 20] [--sessions 190923 201025]
 
 Features are three layers of EfficientNet-Lite0 (blocks 5, 8, 12) averaged over 4 x 4 cells, side by side as feature
 spaces; every row reads its maps through a factorised readout for each neuron. Equal pictures are one stimulus and on
-one side of the split. Prints one table: median r over neurons on a fifth of the pictures, its 95 % interval over
-resampled pictures, and the paired difference to separate trunks.
+one side of the split. "Fine-tuned" goes on from the joint trunk in each session; "merged" adds these trunks up, by a
+coefficient for each of them and block that 300 pictures of a session choose, and reads the sum without training it on.
+Prints one table: median r over neurons on a fifth of the pictures, its 95 % interval over resampled pictures, and the
+paired difference to separate trunks, with its intervals over pictures and over sessions. Predictions are kept in
+``--keep``, so that rows can be added to it.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ import numpy as np
 import torch
 import xarray as xr
 
-from neuroenc import data
+from neuroenc import data, stats
 from neuroenc.data import EncodingData
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.encoders import ReadoutEncoder
+from neuroenc.encoders.merge import merge_cores
 from neuroenc.study.stages.compare import join_subjects, scale_voxels
 
 SESSIONS = ["190923", "190925", "190927", "190928", "201025", "210224", "210322", "210325"]
@@ -42,6 +46,7 @@ ROWS = {
     "experts by session, upcycled": ({"conditioning": "experts", "upcycle": 300}, {}),
     "experts, sessions shuffled": ({"conditioning": "experts", "experts": "shuffled"}, {}),
 }
+FINE, MERGED = "fine-tuned in each session", "merged for each session"
 
 
 def load(mirror, sessions):
@@ -91,6 +96,12 @@ def correlations(predicted, measured, rows):
     return (p * y).sum(0) / np.sqrt((p**2).sum(0) * (y**2).sum(0))
 
 
+def interval(drawn, r, n):
+    """Interval of the median over neurons, of resamples (draw, neuron)."""
+    low, high, _ = stats.sample_interval(stats.median_samples(drawn, r), np.nanmedian(r), n_units=n)
+    return low, high
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mirror", type=Path, default=Path(os.environ.get("NEUROENC_MIRROR", "../shared/data")))
@@ -98,7 +109,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--resamples", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", nargs="*", default=["ridge, each session", "separate", *ROWS])
+    parser.add_argument("--rows", nargs="*", default=["ridge, each session", "separate", *ROWS, FINE, MERGED])
+    parser.add_argument("--keep", type=Path, help="folder of predictions, to go on from")
     options = parser.parse_args()
     features, responses = load(options.mirror, options.sessions)
     train, held, test = split(responses, options.seed)
@@ -109,17 +121,49 @@ def main():
     training = {"max_epochs": options.epochs, "patience": 4, "lr": 3e-3, "seed": options.seed}
     print(f"{Y.shape[1]} neurons, {len(taught)} training and {len(test)} test pictures", flush=True)
 
-    def fit(columns, core, how, readout="factorized"):
+    def seen_by(columns):
+        return np.flatnonzero(~np.isnan(Y.values[:, columns]).all(axis=1))
+
+    def fit(columns, core, how, readout="factorized", /, **more):
         settings = {} if readout == "linear" else {"core": "trunk", "core_options": {**TRUNK, **core}, **how}
-        rows = np.flatnonzero(~np.isnan(Y.values[:, columns]).all(axis=1))
-        settings |= training | {"validation": np.flatnonzero(np.isin(rows, inside)).tolist()}
+        rows = seen_by(columns)
+        settings |= training | {"validation": np.flatnonzero(np.isin(rows, inside)).tolist()} | more
         encoder = ReadoutEncoder(readout, **settings).fit(X[rows], Y[rows, columns])
         return encoder.predict(T).values, encoder
 
-    predicted, costs = {}, {}
+    def on_from_joint():
+        """Predictions and encoders of every session, whose trunks went on from the joint one, and the joint encoder."""
+        base = fit(np.arange(len(subjects)), {}, {})[1]
+        found, tuned = np.full((len(test), len(subjects)), np.nan, np.float32), {}
+        for one in np.unique(subjects):
+            own = np.flatnonzero(subjects == one)
+            going = {"core": base.model_.core, "core_options": None, "lr": training["lr"] / 3}
+            found[:, own], tuned[str(one)] = fit(own, {}, {}, **going)
+        return found, tuned, base
+
+    predicted, costs, joint = {}, {}, None
     for name in options.rows:
         begin = time.perf_counter()
-        if name in ROWS:
+        kept = options.keep / f"{name}.npz" if options.keep else None
+        if kept and kept.exists():
+            with np.load(kept) as found:
+                predicted[name], costs[name] = found["predicted"], tuple(found["costs"].tolist())
+            continue
+        if name in (FINE, MERGED):
+            joint = joint or on_from_joint()
+            found, tuned, base = joint
+            parameters = base.model_.core.n_parameters * len(tuned)
+            if name == MERGED:
+                found = np.full_like(found, np.nan)
+                for one in tuned:
+                    own = np.flatnonzero(subjects == one)
+                    rows = seen_by(own)
+                    few = np.random.default_rng(options.seed).permutation(rows)[:300]
+                    core = merge_cores(base, tuned, X[few], Y.values[few][:, own], n_steps=40)
+                    parameters = base.model_.core.n_parameters + core.merge_coefficients.size * len(tuned)
+                    found[:, own] = fit(own, {}, {}, core=core.requires_grad_(False), core_options=None)[0]
+            predicted[name] = found
+        elif name in ROWS:
             core, how = ROWS[name]
             if core.get("experts") == "shuffled":
                 # An expert serves neurons of all sessions: as many parameters, nothing to be of one mind about.
@@ -150,6 +194,9 @@ def main():
                 parameters += 0 if readout == "linear" else encoder.model_.core.n_parameters
             predicted[name] = values
         costs[name] = (parameters, time.perf_counter() - begin)
+        if kept:
+            options.keep.mkdir(parents=True, exist_ok=True)
+            np.savez(kept, predicted=predicted[name], costs=costs[name])
         r = np.median(correlations(predicted[name], responses.values[test], np.arange(len(test))))
         print(f"  {name}: median r {r:.4f}, {costs[name][1]:.0f} s", flush=True)
 
@@ -159,20 +206,24 @@ def main():
     drawn = {k: np.stack([correlations(v, measured, rows) for rows in draws]) for k, v in predicted.items()}
     base = drawn.get("separate")
     animals = responses["animal"].values
-    print("| row | median r | 95 % interval | to separate | 95 % interval | WE | PE | trunk parameters | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| row | median r | 95 % interval | to separate | over pictures | over sessions | WE | PE | parameters | s |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, values in predicted.items():
         r = correlations(values, measured, np.arange(len(test)))
-        low, high = np.quantile(np.nanmedian(drawn[name], axis=1), [0.025, 0.975])
+        low, high = interval(drawn[name], r, len(test))
         line = f"| {name} | {np.nanmedian(r):.3f} | {low:.3f} to {high:.3f} "
-        if base is not None:
+        if base is not None and name != "separate":
             ahead = r - correlations(predicted["separate"], measured, np.arange(len(test)))
-            low, high = np.quantile(np.nanmedian(drawn[name] - base, axis=1), [0.025, 0.975])
+            low, high = interval(drawn[name] - base, ahead, len(test))
             line += f"| {np.nanmedian(ahead):+.3f} | {low:+.3f} to {high:+.3f} "
+            each = np.array([np.nanmedian(ahead[subjects == one]) for one in np.unique(subjects)])
+            resampled = each[rng.integers(0, len(each), (options.resamples, len(each)))].mean(axis=1)
+            low, high, _ = stats.sample_interval(resampled, each.mean(), n_units=len(each))
+            line += f"| {low:+.3f} to {high:+.3f} "
         else:
-            line += "| | "
+            line += "| | | "
         line += "".join(f"| {np.nanmedian(r[animals == a]):.3f} " for a in ("WE", "PE"))
-        print(f"{line}| {costs[name][0]:,} | {costs[name][1]:.0f} |", flush=True)
+        print(f"{line}| {costs[name][0]:,.0f} | {costs[name][1]:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
