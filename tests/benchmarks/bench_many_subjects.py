@@ -44,6 +44,7 @@ ROWS = {
     "experts by session": ({"conditioning": "experts"}, {}),
     "experts by animal": ({"conditioning": "experts", "experts": "animal"}, {}),
     "experts by session, upcycled": ({"conditioning": "experts", "upcycle": 300}, {}),
+    "slim": ({"widths": [8, 16, 32]}, {}),
     "experts, sessions shuffled": ({"conditioning": "experts", "experts": "shuffled"}, {}),
 }
 FINE, MERGED = "fine-tuned in each session", "merged for each session"
@@ -182,6 +183,10 @@ def main():
             predicted[name], parameters = found, encoder.model_.core.n_parameters
             if name.startswith("conditioned"):
                 print(f"gates, {name}:\n{encoder.gates.to_pandas().round(2).to_string()}", flush=True)
+            if name == "slim":
+                # All tasks at once, as in real time: seconds an image on this machine's one thread.
+                table = encoder.width_table(T, responses[test], by="").drop(columns="group")
+                print(f"widths:\n{table.to_string(index=False)}", flush=True)
             if name == "joint":
                 cosines = encoder.gradient_conflict(X, Y).to_pandas().round(2)
                 print(f"gradient conflict, {name}:\n{cosines.to_string()}", flush=True)

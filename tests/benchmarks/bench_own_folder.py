@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_own_folder.py FOLDER [--pictures 10000]
 
 Writes the folder with a config, and runs `neuroenc compare` on it. Pictures show one coloured shape on noise. Neurons
-see the mean of Gabor energy or colour under a Gaussian receptive field, two of them only where a disc is shown. Noise is
-as large as the signal, so that no readout can pass r = .71. Prints seconds, and for every readout r of the four neurons
+see the mean of Gabor energy or colour under a Gaussian receptive field, two of them only where a disc is shown. Noise
+is as large as the signal, so no readout can pass r = .71. Prints seconds, and for every readout r of the four neurons
 with one field and of the two that the caption switches.
 """
 
