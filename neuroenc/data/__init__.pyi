@@ -29,6 +29,7 @@ from ._pictures import (
 from ._preprocess import average_repeats as average_repeats, group_ids as group_ids, zscore as zscore
 from ._splits import (
     check_disjoint as check_disjoint,
+    check_unseen as check_unseen,
     folds as folds,
     shared_test as shared_test,
     split_by as split_by,

@@ -49,6 +49,43 @@ def check_disjoint(train: Any, test: Any) -> None:
         )
 
 
+def check_unseen(features: xr.DataArray, what: str = "features") -> None:
+    """Raise unless the space of ``features`` was trained on other stimuli than these.
+
+    Parameters
+    ----------
+    features : DataArray (stimulus, ...)
+        Of test stimuli; the coordinate ``trained_on`` (bool), which embedders give to features of a space that was
+        trained on some of them, says which. Without it there is nothing to refuse.
+    what : str
+        What it is, for the error.
+
+    Raises
+    ------
+    DataError
+        Names how many stimuli the space was trained on, and the first of them.
+
+    Examples
+    --------
+    >>> from neuroenc.data import make_features
+    >>> x = make_features([[0.0], [1.0]], stimulus=["a", "b"], trained_on=("stimulus", [True, False]))
+    >>> check_unseen(x[1:])
+    >>> check_unseen(x)
+    Traceback (most recent call last):
+    neuroenc._core.errors.DataError: features: the space was trained on 1 of 2 test stimuli, first ['a']...
+    """
+    if "trained_on" not in features.coords:
+        return
+    seen = features["trained_on"].values.astype(bool)
+    if seen.any():
+        names = list(dict.fromkeys(features["stimulus"].values[seen].tolist()))
+        raise DataError(
+            f"{what}: the space was trained on {len(names)} of {len(set(features['stimulus'].values.tolist()))} test "
+            f"stimuli, first {names[:5]}: scores would count memory as prediction. Next step: train it on captions of "
+            "other stimuli (neuroenc space train ... --held-out FILE)."
+        )
+
+
 def _take(responses: xr.DataArray, rows: np.ndarray) -> xr.DataArray:
     """Rows by ascending position; a view where they are contiguous."""
     if rows.size and rows[-1] - rows[0] + 1 == rows.size:

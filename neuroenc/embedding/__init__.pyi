@@ -2,6 +2,12 @@ from ._basis import BasisTransform as BasisTransform
 from ._cache import cache_clear as cache_clear, cache_dir as cache_dir, cache_list as cache_list
 from ._caption_grid import caption_grid as caption_grid
 from ._embedders import ImageEmbedder as ImageEmbedder, TextEmbedder as TextEmbedder
+from ._losses import (
+    distill_kl as distill_kl,
+    info_nce as info_nce,
+    perturbation_contrast as perturbation_contrast,
+    ranking_hinge as ranking_hinge,
+)
 from ._packages import prepare as prepare
 from ._registry import (
     Backbone as Backbone,
@@ -10,3 +16,4 @@ from ._registry import (
     register_backbone as register_backbone,
 )
 from ._windows import embed_windows as embed_windows
+from .spaces._train import train_space as train_space

@@ -170,6 +170,7 @@ class ImageEmbedder(_Embedder):
         - "conse": their joint space with MiniLM sentence vectors (ConSE, see
           :mod:`neuroenc.embedding._offline` for what it cannot see);
         - "gabor", "contrast", "colour": low-level maps in closed form (see :mod:`neuroenc.embedding._lowlevel`);
+        - the folder of :func:`train_space`, if it was trained with pictures;
         - a name of :func:`register_backbone`.
     pretrained : str or path, optional
         open_clip tag ("openai", "laion2b_s34b_b79k") or a checkpoint file (safetensors, or .pt read with
@@ -298,7 +299,8 @@ class ImageEmbedder(_Embedder):
                 "embed_layers(stimuli)."
             )
         encode = partial(self._encode, stimuli)
-        return self._features("image", stimuli.content_hash(), stimuli.ids, self.layer, encode)
+        found = self._features("image", stimuli.content_hash(), stimuli.ids, self.layer, encode)
+        return mark_trained(found, self.backbone, stimuli)
 
     def embed_layers(self, stimuli: Stimuli) -> dict[str, xr.DataArray]:
         """Features of all ``layers``, in one forward pass of each image.
@@ -417,7 +419,7 @@ class TextEmbedder(_Embedder):
         "world", an open_clip architecture with ``pretrained``, "local-dir:PATH", "hf-hub:USER/NAME", "minilm"
         (all-MiniLM-L6-v2 sentence vectors, of unit norm by the model's own last step), "conse" (the text side
         of the ConSE space of :class:`ImageEmbedder`), "hf-dir:PATH" (a folder of transformers, such as a language
-        model's), or a name of :func:`register_backbone`.
+        model's), the folder of :func:`train_space`, or a name of :func:`register_backbone`.
     layer : str, optional
         Hidden layer, one of :meth:`layers`: the mean over the tokens of each text. None is the model's own vector.
     pretrained, normalise, device, batch_size, cache, progress, seed
@@ -552,7 +554,8 @@ class TextEmbedder(_Embedder):
 
             mean = unit_norm(torch.from_numpy(mean)).numpy()
         made = provenance(step="embed_captions", captions=found.attrs["provenance"])
-        return self._labelled(mean, stimuli.ids, self.layer, "mean over captions", self.normalise, made)
+        made = self._labelled(mean, stimuli.ids, self.layer, "mean over captions", self.normalise, made)
+        return mark_trained(made, self.backbone, stimuli)
 
     def _cut(self, texts: list[str], device: str) -> dict[str, Any]:
         """Which texts are longer than the model reads, for models that count tokens."""
@@ -575,6 +578,14 @@ class TextEmbedder(_Embedder):
                 model.encode(texts[start:stop]) if self.layer is None else model.encode(texts[start:stop], self.layer)
             )
             return self._array(found)
+
+
+def mark_trained(features: xr.DataArray, backbone: Any, stimuli: Stimuli) -> xr.DataArray:
+    """Features with the coordinate ``trained_on`` (bool), where a space was trained on some of these stimuli."""
+    seen = backbone.seen(stimuli) if hasattr(backbone, "seen") else None
+    if seen is None or not seen.any():
+        return features
+    return features.assign_coords(trained_on=("stimulus", seen))
 
 
 def _checked(block: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:

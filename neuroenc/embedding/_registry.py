@@ -337,6 +337,22 @@ def _registered(kind: str, model: str, pretrained: str | None) -> Factory | None
     return _factory(table[model])
 
 
+def _is_folder(model: str, pretrained: str | None) -> bool:
+    """Whether a model is the folder of a trained space; a path that is none is refused."""
+    folder = Path(model).expanduser()
+    # "ViT-B/32" is a name.
+    found = (folder / "space.json").is_file() or model.startswith(("/", "./", "../", "~"))
+    if found and not (folder / "space.json").is_file():
+        there = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
+        raise DataError(
+            f"{model!r} is no trained space: no space.json (found: {there}). Next step: neuroenc space train KIND "
+            "--captions FILE --out FOLDER; a folder of open_clip is 'local-dir:PATH', of transformers 'hf-dir:PATH'."
+        )
+    if found and pretrained is not None:
+        raise ConfigError(f"model {model!r} has weights. Next step: leave pretrained={pretrained!r} out.")
+    return found
+
+
 def image_backbone(model: Any, pretrained: str | None, seed: int, preprocessing: Mapping[str, Any] | None) -> Backbone:
     """An image model by name, described and not loaded yet.
 
@@ -360,6 +376,8 @@ def image_backbone(model: Any, pretrained: str | None, seed: int, preprocessing:
     factory = None if is_module(model) else _registered("image", model, pretrained)
     if factory is not None:
         return factory(preprocessing=preprocessing)
+    if not is_module(model) and _is_folder(model, pretrained):
+        return _factory("neuroenc.embedding.spaces._folder:SpaceImage")(model, preprocessing=preprocessing)
     if is_module(model) or model.startswith("torchvision:"):
         entry = "neuroenc.embedding._torch:TorchImage"
     elif model.startswith("timm:"):
@@ -382,6 +400,8 @@ def text_backbone(model: str, pretrained: str | None, seed: int) -> Backbone:
         if pretrained is not None:
             raise ConfigError(f"model {model!r} has weights. Next step: leave pretrained={pretrained!r} out.")
         return _factory("neuroenc.embedding._offline:TextFolder")(model)
+    if _is_folder(model, pretrained):
+        return _factory("neuroenc.embedding.spaces._folder:SpaceText")(model)
     if model.startswith(("timm:", "torchvision:")):
         raise ConfigError(unknown_name("text model", model, _KNOWN["text"], f"{model!r} embeds no texts."))
     return _factory("neuroenc.embedding._openclip:OpenClipText")(model, pretrained, seed=seed)

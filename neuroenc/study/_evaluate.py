@@ -51,7 +51,8 @@ def evaluate(
     Raises
     ------
     DataError
-        Stimuli without features, other voxels than the encoder's, or lengths that differ.
+        Stimuli without features or that the feature space was trained on, other voxels than the encoder's, or lengths
+        that differ.
 
     Examples
     --------
@@ -71,7 +72,9 @@ def evaluate(
             raise DataError("X is labelled and Y is not: they cannot be matched. Next step: label both, or neither.")
     averaged = data.average_repeats(Y) if Y.dims[0] == "presentation" else Y
     if isinstance(X, xr.DataArray):
-        found = encoder.predict(data.match(X, averaged))
+        matched = data.match(X, averaged)
+        data.check_unseen(matched, "X")
+        found = encoder.predict(matched)
     else:
         if len(X) != len(averaged):
             raise DataError(f"X has {len(X)} rows and Y {len(averaged)}; they must agree.")

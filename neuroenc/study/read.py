@@ -216,7 +216,9 @@ def _resolved(value: Any, annotation: Any, folder: Path) -> Any:
     marks = [m for kind in parts(annotation) for m in getattr(kind, "__metadata__", ()) if isinstance(m, PathMark)]
     if not value or not isinstance(value, str) or not marks or value in marks[0].names:
         return value
-    if marks[0].named and not (re.search(r"[/~$]", value) or os.path.isdir(folder / value)):
+    # "hf-dir:PATH" and "ViT-B/32" are names of models, whose folders are known by what they hold.
+    looks = re.search(r"^(/|\.|~|\$)" if marks[0].holds else r"[/~$]", value)
+    if marks[0].named and not (looks or os.path.exists(folder / value / marks[0].holds)):
         return value
     return absolute(folder, value)
 

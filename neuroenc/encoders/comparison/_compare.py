@@ -22,7 +22,7 @@ from neuroenc._core.checks import check_whole, keywords, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.executor import Executor
 from neuroenc._core.store import Store, Tensors
-from neuroenc.data import match
+from neuroenc.data import check_unseen, match
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders._labels import align_voxels
 from neuroenc.encoders.comparison import _grid as grid
@@ -322,7 +322,8 @@ def compare(
     ConfigError
         Unknown names of features, readouts, cores or settings; the nearest is named.
     DataError
-        Features that lack stimuli or are not finite, voxels without responses, folds that share stimuli.
+        Features that lack stimuli, are not finite or are of a space that was trained on a test stimulus, voxels without
+        responses, folds that share stimuli.
 
     References
     ----------
@@ -357,6 +358,9 @@ def compare(
     indices = {name: _rows_of(name, space, responses) for name, space in spaces.items()}
     ceiling = check_ceiling(noise_ceiling, responses)
     folds = grid.make_folds(responses, cv, validation, seed)
+    tested = np.unique(np.concatenate([fold.test for fold in folds]))
+    for name, space in spaces.items():
+        check_unseen(space.isel(stimulus=indices[name][tested]), f"feature space {name!r}")
     jobs = grid.make_jobs([*chosen, *joint], folds, responses, n_candidates, seed)
     # Gone with the last reference to the comparison.
     kept = tempfile.TemporaryDirectory(prefix="neuroenc-compare-") if out is None else None

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.memory import parse_memory
-from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, File, Share, Table
+from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, File, ModelName, Share, Table
 
 #: Options of ``[data] name = "world"``, the simulated world: what each is where nothing is said, and its least value.
 WORLD: dict[str, tuple[float | None, int]] = {
@@ -175,13 +175,15 @@ class FeaturesConfig(Table):
     Attributes
     ----------
     kind
-        "image": a layer of a vision model. "captions": text embeddings, averaged over the captions of a stimulus.
+        "image": a layer of a vision model. "captions", or "text": text embeddings, averaged over the captions of a
+        stimulus.
         "dense": text embeddings of captions of ``grid`` x ``grid`` cells, a map. "join": other spaces side by side.
         "pixels": the pictures themselves, for trained cores. "file": features of your own. Left out: "file" where there
         is a ``file``, "join" where there are ``spaces``, else "image".
     model
         Name of a model: "world", "conse", "minilm", "efficientnet-lite0", "gabor", "contrast", "colour",
-        "torchvision:alexnet", "timm:resnet50.a1_in1k", or an open_clip architecture.
+        "torchvision:alexnet", "timm:resnet50.a1_in1k", an open_clip architecture, or the folder of a space that
+        ``neuroenc space train`` wrote.
     pretrained
         Weights of an open_clip model, such as "openai".
     layer
@@ -215,7 +217,7 @@ class FeaturesConfig(Table):
     """
 
     kind: Literal["", "image", "captions", "dense", "join", "pixels", "file"] = ""
-    model: str = "efficientnet-lite0"
+    model: ModelName = "efficientnet-lite0"
     pretrained: str = ""
     layer: str = ""
     layers: list[str] = []
@@ -233,6 +235,8 @@ class FeaturesConfig(Table):
     @model_validator(mode="before")
     @classmethod
     def _resolve_kind(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("kind") == "text":
+            return {**given, "kind": "captions"}
         if isinstance(given, Mapping) and given.get("kind", "") == "":
             return {**given, "kind": "file" if given.get("file") else "join" if given.get("spaces") else "image"}
         return given

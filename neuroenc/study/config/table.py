@@ -37,14 +37,18 @@ class PathMark:
         It may also be a name of something else: it is a path where it looks like one, or where such a folder is there.
     names : tuple of str
         These are never one.
+    holds : str
+        The folder counts only with this file in it.
     """
 
     named: bool = False
     names: tuple[str, ...] = ()
+    holds: str = ""
 
 
 File = Annotated[str, PathMark()]
 FolderOrName = Annotated[str, PathMark(named=True)]
+ModelName = Annotated[str, PathMark(named=True, holds="space.json")]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrZero = Annotated[int, Field(ge=0, le=MOST)]

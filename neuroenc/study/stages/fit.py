@@ -200,6 +200,10 @@ def fit(study: Study) -> dict[str, Any]:
         for name, space in study.spaces.items()
         for one, folds in zip(study.subjects, study.splits)
     ]
+    for name, (one, space, folds, _) in zip(names, jobs):
+        matched = data.match(space, one.responses)
+        for _, test in folds:
+            data.check_unseen(matched.isel(stimulus=test), f"[features.{name}]")
     predictions: dict[str, list[xr.DataArray]] = {name: [] for name in study.spaces}
     alphas: dict[str, list[np.ndarray]] = {name: [] for name in study.spaces}
     for name, (one, _, folds, _), results in zip(names, jobs, fit_folds(study, jobs)):

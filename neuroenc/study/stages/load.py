@@ -316,6 +316,9 @@ def join_features(parts: Mapping[str, xr.DataArray], grid: int) -> xr.DataArray:
         labels += [name] * values.shape[1]
     dims = ("stimulus", "channel", "y", "x") if maps else ("stimulus", "feature")
     coords = {"stimulus": first["stimulus"].values, "space": (dims[1], labels)}
+    seen = [data.match(part, first)["trained_on"].values for part in parts.values() if "trained_on" in part.coords]
+    if seen:
+        coords["trained_on"] = ("stimulus", np.any(seen, axis=0))
     return xr.DataArray(np.concatenate(arrays, axis=1), dims=dims, coords=coords, name="features")
 
 

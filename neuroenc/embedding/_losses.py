@@ -1,0 +1,236 @@
+"""Losses of spaces in which what belongs together lies together: contrastive, ranking, distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from neuroenc._core.checks import at_least, one_of
+from neuroenc._core.errors import DataError
+
+MIXES = ("none", "pairs", "lists")
+DIRECTIONS = ("image", "text", "both")
+
+
+def _pairs(first: Any, second: Any, target: Any) -> Any:
+    """Row of ``second`` that belongs to each row of ``first``."""
+    import torch
+
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise DataError(f"vectors have shapes {tuple(first.shape)} and {tuple(second.shape)}; expected (n, d), (m, d).")
+    if target is not None:
+        return target
+    if len(first) != len(second):
+        raise DataError(f"{len(first)} and {len(second)} vectors without target=, which says what belongs together.")
+    return torch.arange(len(first), device=first.device)
+
+
+def info_nce(
+    queries: Any,
+    positives: Any,
+    target: Any = None,
+    *,
+    hard: Any = None,
+    temperature: Any = 0.05,
+    focal: float = 0.0,
+    mix: str = "none",
+    symmetric: bool = False,
+    generator: Any = None,
+) -> Any:
+    r"""InfoNCE, also called multiple negatives ranking: every other positive of the batch is a negative.
+
+    .. math:: \mathcal{L} = -\frac1n \sum_i (1 - \pi_i)^\gamma \log \pi_i, \qquad \pi_i =
+              \frac{e^{q_i \cdot p_i / \tau}}{\sum_j e^{q_i \cdot p_j / \tau} + \sum_k e^{q_i \cdot h_{ik} / \tau}}
+
+    Parameters
+    ----------
+    queries : Tensor (n, d)
+        Of unit norm, as all vectors here.
+    positives : Tensor (m, d)
+    target : int64 Tensor (n,), optional
+        Row of ``positives`` that belongs to each query; several queries may share one. Default: row n to row n.
+    hard : Tensor (n, k, d), optional
+        Hard negatives of each query.
+    temperature : float or Tensor
+        :math:`\tau`.
+    focal : float
+        :math:`\gamma`: weight of queries that are not solved yet; 0 is plain.
+    mix : {"none", "pairs", "lists"}
+        Further negatives made of the hard ones: of each and another of the same query, with a share of Beta(2, 2), or
+        one of all, weighted by the softmax of their similarity to the query.
+    symmetric : bool
+        Mean of this and the other direction, in which all queries of a positive are right in equal shares.
+    generator : torch.Generator, optional
+        Draws the mixtures.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+
+    References
+    ----------
+    van den Oord, Li & Vinyals (2018), arXiv:1807.03748. Hu et al. (2025), KaLM-Embedding-V2, arXiv:2506.20923.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.eye(4)
+    >>> bool(info_nce(x, x) < info_nce(x, x.roll(1, 0)))
+    True
+    """
+    import torch
+
+    one_of("mix", mix, MIXES)
+    at_least("focal", focal)
+    rows = _pairs(queries, positives, target)
+    logits = queries @ positives.T / temperature
+    all_logits = logits
+    if hard is not None:
+        # (n, k, d) negatives of a query's own; a mixture of them has unit norm again.
+        more = [hard]
+        if mix == "pairs":
+            share = torch.distributions.Beta(2.0, 2.0).sample(hard.shape[:2]) if generator is None else None
+            if share is None:
+                drawn = torch.rand((3, *hard.shape[:2]), generator=generator)
+                share = drawn.sort(0).values[1]  # the middle one of three uniform numbers is Beta(2, 2)
+            share = share.to(hard)[..., None]
+            more.append(torch.nn.functional.normalize(share * hard + (1 - share) * hard.roll(1, 1), dim=-1))
+        elif mix == "lists":
+            weight = torch.einsum("nd,nkd->nk", queries, hard).div(temperature).softmax(1)
+            more.append(torch.nn.functional.normalize(torch.einsum("nk,nkd->nd", weight, hard), dim=-1)[:, None])
+        every = torch.cat(more, 1)
+        all_logits = torch.cat([logits, torch.einsum("nd,nkd->nk", queries, every) / temperature], 1)
+    log_p = all_logits.log_softmax(1).gather(1, rows[:, None])[:, 0]
+    loss = -(log_p if not focal else (1 - log_p.exp()) ** focal * log_p).mean()
+    if not symmetric:
+        return loss
+    belongs = torch.zeros_like(logits).scatter_(1, rows[:, None], 1.0)
+    asked = belongs.sum(0)
+    back = torch.nn.functional.cross_entropy(logits.T[asked > 0], (belongs / asked).T[asked > 0])
+    return (loss + back) / 2
+
+
+def ranking_hinge(
+    images: Any,
+    texts: Any,
+    target: Any = None,
+    *,
+    hard: Any = None,
+    margin: float = 0.2,
+    negatives: str = "both",
+) -> Any:
+    r"""Global ranking hinge: what belongs together scores above what does not, by a margin.
+
+    .. math:: \mathcal{L} = \frac1n \sum_i \Bigl( \sum_j [m - s(i, t_i) + s(i, t_j)]_+
+              + \sum_j [m - s(i, t_i) + s(j, t_i)]_+ \Bigr)
+
+    Parameters
+    ----------
+    images, texts : Tensor (n, d), (m, d)
+        Of unit norm; s is their dot product.
+    target : int64 Tensor (n,), optional
+        Row of ``texts`` of each image. Default: row n to row n.
+    hard : Tensor (n, k, d), optional
+        Texts that are hard negatives of each image.
+    margin : float
+    negatives : {"image", "text", "both"}
+        "text": wrong texts of an image (the first sum), which trains for finding the text of an image; "image": wrong
+        images of a text, which trains for finding the image of a text.
+
+    References
+    ----------
+    Kiros, Salakhutdinov & Zemel (2014), arXiv:1411.2539. Merkx & Frank (2019), Natural Language Engineering 25.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.eye(4)
+    >>> float(ranking_hinge(x, x)), float(ranking_hinge(x, x.roll(1, 0), negatives="text")) > 1
+    (0.0, True)
+    """
+    one_of("negatives", negatives, DIRECTIONS)
+    rows = _pairs(images, texts, target)
+    scores = images @ texts.T
+    right = scores.gather(1, rows[:, None])
+    loss = scores.new_zeros(())
+    if negatives != "image":
+        loss = loss + (margin - right + scores).scatter(1, rows[:, None], 0.0).clamp(min=0).sum(1).mean()
+    if negatives != "text":
+        # Column t holds all images; those that belong to the text are none of its negatives.
+        wrong = (margin - right.T + scores[:, rows]).masked_fill(rows[:, None] == rows[None, :], 0.0)
+        loss = loss + wrong.clamp(min=0).sum(0).mean()
+    if hard is not None:
+        loss = loss + (margin - right + (images[:, None] * hard).sum(-1)).clamp(min=0).sum(1).mean()
+    return loss
+
+
+def distill_kl(student: Any, teacher: Any, *, temperature: float = 1.0) -> Any:
+    r"""Kullback-Leibler divergence of a student's scores from a teacher's soft labels.
+
+    .. math:: \mathcal{L} = \frac{\tau^2}{n} \sum_i \mathrm{KL}\bigl(\mathrm{softmax}(t_i / \tau) \,\|\,
+              \mathrm{softmax}(s_i / \tau)\bigr)
+
+    Parameters
+    ----------
+    student, teacher : Tensor (n, m)
+        Scores of m candidates of each of n queries; no gradient goes to the teacher.
+    temperature : float
+
+    References
+    ----------
+    Hinton, Vinyals & Dean (2015), arXiv:1503.02531.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scores = torch.tensor([[1.0, 0.0, -1.0]])
+    >>> float(distill_kl(scores, scores)), float(distill_kl(-scores, scores)) > 0.5
+    (0.0, True)
+    """
+    import torch
+
+    if student.shape != teacher.shape:
+        raise DataError(f"scores have shapes {tuple(student.shape)} and {tuple(teacher.shape)}; they must agree.")
+    at_least("temperature", temperature, above=True)
+    soft = (teacher.detach() / temperature).log_softmax(1)
+    return temperature**2 * torch.nn.functional.kl_div(
+        (student / temperature).log_softmax(1), soft, reduction="batchmean", log_target=True
+    )
+
+
+def perturbation_contrast(
+    anchors: Any, kept: Sequence[Any], broken: Sequence[Any] = (), *, temperature: Any = 0.05
+) -> Any:
+    """Contrast of texts with their own perturbations: those that keep the meaning are positives, others hard negatives.
+
+    The mean of `info_nce` over the perturbations in ``kept``.
+
+    Parameters
+    ----------
+    anchors : Tensor (n, d)
+        Unit vectors of the texts as they are.
+    kept : sequence of Tensor (n, d)
+        Of perturbations that a reader does not mind, such as typing errors.
+    broken : sequence of Tensor (n, d)
+        Of those that destroy the text, such as scrambled letters.
+    temperature : float
+
+    References
+    ----------
+    Xiao et al. (2024), Pixel Sentence Representation Learning, arXiv:2402.08183.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.eye(4)
+    >>> bool(perturbation_contrast(x, [x], [x.roll(1, 0)]) < perturbation_contrast(x, [x.roll(1, 0)], [x]))
+    True
+    """
+    import torch
+
+    if not len(kept):
+        raise DataError("there are 0 perturbations that keep the meaning; at least one is needed.")
+    hard = torch.stack(list(broken), 1) if len(broken) else None
+    losses = [info_nce(anchors, each, hard=hard, temperature=temperature) for each in kept]
+    return torch.stack(losses).mean()

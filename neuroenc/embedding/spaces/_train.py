@@ -1,0 +1,279 @@
+"""`train_space`: a feature space of one's own captions, in a folder that embedders read."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+import unicodedata
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroenc._core.checkpoints import Checkpoint
+from neuroenc._core.checks import at_least, check_whole, one_of
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import output_folder
+from neuroenc._core.provenance import provenance
+from neuroenc._core.store import content_key
+from neuroenc._core.tables import check_columns, read_table
+from neuroenc._core.weights import write_folder
+from neuroenc._version import __version__
+from neuroenc.data import Stimuli, find_pictures
+from neuroenc.embedding._losses import DIRECTIONS, MIXES
+from neuroenc.embedding.spaces._folder import SPACE, is_space, marks_of, plain
+from neuroenc.embedding.spaces._static import fit_static
+
+if TYPE_CHECKING:
+    from neuroenc.embedding._embedders import TextEmbedder
+
+_TRAINED = {"epochs": 5, "batch_size": 8192, "learning_rate": 0.01, "soup": 1}
+_TOWERS = {
+    "dims": 300,
+    "loss": "hinge",
+    "margin": 0.2,
+    "negatives": "both",
+    "temperature": 0.05,
+    "focal": 0.0,
+    "mix": "none",
+    "epochs": 40,
+    "batch_size": 128,
+    "learning_rate": 0.001,
+    "soup": 1,
+}
+#: Settings of each kind of space, and their defaults.
+KINDS: dict[str, dict[str, Any]] = {
+    "bow": {"dims": 300, "min_count": 2},
+    "ngrams": {"dims": 300},
+    "ppmi": {"dims": 300, "min_count": 2, "window": 5, "pooling": "sif"},
+    "sgns": {"dims": 300, "min_count": 2, "window": 5, "pooling": "sif", **_TRAINED},
+    "ranked": {"tower": "bow", "min_count": 2, **_TOWERS},
+    "grounded": _TOWERS,
+}
+_CHOICES = {
+    "pooling": ("mean", "sif"),
+    "tower": ("bow", "ngrams", "gru"),
+    "loss": ("hinge", "info_nce"),
+    "negatives": DIRECTIONS,
+    "mix": MIXES,
+}
+_FIT = ("epochs", "batch_size", "learning_rate", "soup")
+
+
+def train_space(
+    kind: str,
+    captions: Any,
+    out: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    image_model: str = "efficientnet-lite0",
+    held_out: Any = (),
+    miner: Callable[..., Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **settings: Any,
+) -> TextEmbedder:
+    """Train a text space, or a joint one of texts and images, on your own captions alone.
+
+    The folder is a model like any other: ``TextEmbedder("FOLDER")``, and ``ImageEmbedder("FOLDER")`` where pictures
+    were given. It remembers hashes of the stimuli that it was trained on, and a comparison refuses it where one of them
+    is a test stimulus.
+
+    Parameters
+    ----------
+    kind : {"bow", "ngrams", "ppmi", "sgns", "ranked", "grounded"}
+        - "bow": inverse-frequency weighted words, reduced by singular value decomposition (latent semantic analysis);
+        - "ngrams": the same of hashed runs of three to five letters;
+        - "ppmi": word vectors by positive pointwise mutual information and singular value decomposition;
+        - "sgns": word vectors by skip-gram with negative sampling;
+        - "ranked": a text ``tower`` ("bow", "ngrams" or "gru") that ranks what belongs together first;
+        - "grounded": the same from characters alone, by a bidirectional GRU with vectorial attention pooling.
+    captions : Stimuli, DataFrame or path
+        A table, or a CSV, with the columns ``stimulus`` and ``caption``, one row a caption.
+    out : path
+        Folder of the space. A training that was killed goes on there; a space that is finished is not made again.
+    images : path, optional
+        Of "ranked" and "grounded": a folder with the picture of each stimulus, named by its id; True takes the
+        pictures of the Stimuli. Without pictures, two captions of a stimulus belong together.
+    image_model : str
+        Backbone of the image tower, which is a linear map of its frozen vectors.
+    held_out : sequence of str
+        Stimuli that take no part, nor do captions of others that are equal to theirs.
+    miner : callable, optional
+        Of "ranked" and "grounded": finds hard negatives before each epoch, such as
+        ``functools.partial(neuroenc.retrieval.mine_hard_negatives, k=2)``.
+    seed : int
+    progress : bool
+    **settings
+        ``dims`` of a vector (0 with "bow" and "ngrams": as many as there are words or hashed n-grams); ``min_count`` of
+        texts that a word must stand in; ``window`` of neighbours in words; ``pooling`` of word vectors: "mean", or
+        "sif", which gives frequent words less weight and takes the common direction out; ``tower``; ``loss`` "hinge"
+        with ``margin`` and ``negatives`` ("image", "text" or "both"), or "info_nce" with ``temperature``, ``focal`` and
+        ``mix``; ``epochs``, ``batch_size``, ``learning_rate``; ``soup``: the mean of the weights after so many last
+        epochs.
+
+    Returns
+    -------
+    TextEmbedder
+
+    Raises
+    ------
+    ConfigError
+        An unknown kind or setting, or one that the kind does not read.
+    DataError
+        Captions without a common word, stimuli with one caption only, or pictures that are missing.
+
+    References
+    ----------
+    Levy, Goldberg & Dagan (2015), TACL 3. Mikolov et al. (2013), NeurIPS. Arora, Liang & Ma (2017), ICLR. Merkx & Frank
+    (2019), Natural Language Engineering 25.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroenc.data import simulate_world
+    >>> out = tempfile.mkdtemp() + "/words"
+    >>> words = train_space("ppmi", simulate_world(60), out, dims=8, progress=False)
+    >>> words.embed(["a red house"]).shape
+    (1, 8)
+    """
+    from neuroenc.embedding._embedders import ImageEmbedder, TextEmbedder
+
+    found = check_settings(kind, settings)
+    towers = kind in ("ranked", "grounded")
+    if not towers and (images is not None or miner is not None):
+        raise ConfigError(
+            f'kind "{kind}" reads captions only. Next step: leave images and miner out, or kind="ranked".'
+        )
+    check_whole("seed", seed, least=0)
+    stimuli = _left(_stimuli(captions, images), held_out)
+    vectors = image_hash = None
+    if images is not None and images is not False:
+        base = ImageEmbedder(image_model, progress=progress)
+        vectors, image_hash = base.embed(stimuli).values, base.backbone.weights_hash()
+        if vectors.ndim != 2:
+            raise ConfigError(f"image_model={image_model!r} gives no vectors but {vectors.shape[1:]} a picture.")
+    texts = [c for several in stimuli.captions or () for c in several]
+    owner = np.repeat(np.arange(len(stimuli)), [len(several) for several in stimuli.captions or ()])
+    marks = marks_of(stimuli, pictures=vectors is not None)
+    about = [kind, found, seed, texts, owner, image_hash, _describe(miner), marks, __version__]
+    key, folder = content_key(*about), Path(out).expanduser()
+    name = str(folder)
+    if is_space(name):
+        embedder = TextEmbedder(name)
+        if embedder.backbone.record["key"] == key:  # type: ignore[attr-defined]
+            return embedder
+    output_folder(folder)
+    record: dict[str, Any] = {"space": kind, "settings": found, "key": key, "seed": seed}
+    fit: Any = None
+    if "epochs" in found:
+        from neuroenc.embedding.spaces._towers import train
+
+        how = {setting: found[setting] for setting in _FIT}
+        checkpoint = Checkpoint(folder / ".training", key)
+        fit = partial(train, **how, seed=seed, checkpoint=checkpoint, show=progress, desc=f"training {kind}")
+    if towers:
+        from neuroenc.embedding.spaces._towers import fit_towers
+
+        model = fit_towers(kind, texts, owner, vectors, found, fit, miner, seed)
+        tensors = {k: v.detach().numpy() for k, v in model.state_dict().items()}
+        record |= {"words": model["text"].words, "width": found["dims"]}
+        if vectors is not None:
+            record |= {"image_model": image_model, "image_hash": image_hash}
+    else:
+        space = fit_static(kind, texts, found, fit, seed)
+        tensors = {f"static.{k}": v for k, v in space.arrays.items()}
+        record |= {"words": space.words, "width": int(space.encode([texts[0]]).shape[1])}
+    record |= {"stimuli": len(stimuli), "captions": len(texts)}
+    record["provenance"] = provenance(step="train_space", **record | {"words": len(record["words"])})
+    write_folder(folder, SPACE, record, {**tensors, **marks})
+    shutil.rmtree(folder / ".training", ignore_errors=True)
+    return TextEmbedder(name)
+
+
+def check_settings(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a kind, with its defaults for those that are not given.
+
+    >>> check_settings("bow", {"dims": 20})
+    {'dims': 20, 'min_count': 2}
+    """
+    one_of("kind of space", kind, KINDS)
+    for name, value in settings.items():
+        if name not in KINDS[kind]:
+            readers = [k for k, known in KINDS.items() if name in known]
+            step = f"{name} is read by {', '.join(readers)}." if readers else ""
+            raise ConfigError(unknown_name(f"setting of a space of kind {kind!r}:", name, KINDS[kind], step))
+        if name in _CHOICES:
+            one_of(name, value, _CHOICES[name])
+        elif isinstance(KINDS[kind][name], int):
+            check_whole(name, value, least=0 if name == "dims" and kind in ("bow", "ngrams") else 1)
+        else:
+            at_least(name, value, above=name in ("learning_rate", "temperature"))
+    found = {**KINDS[kind], **settings}
+    if kind == "grounded" and found["dims"] % 2:
+        raise ConfigError(
+            f"dims={found['dims']} of a grounded space; it must be even, half for each reading direction."
+        )
+    if found.get("soup", 1) > found.get("epochs", 1):
+        raise ConfigError(f"soup={found['soup']} of {found['epochs']} epochs; it must be at most epochs.")
+    return found
+
+
+def _stimuli(captions: Any, images: Any) -> Stimuli:
+    """Captions by stimulus, those without any left out."""
+    if isinstance(captions, Stimuli):
+        found = captions
+        if found.captions is None:
+            raise DataError(f"{found!r} has no captions.")
+        found = found.sel([i for i, c in zip(found.ids, found.captions) if c])
+    else:
+        columns = ["stimulus", "caption"]
+        if isinstance(captions, (str, os.PathLike)):
+            table = read_table(captions, columns, what="captions")
+        else:
+            table = check_columns(captions, columns, "captions")
+        told: dict[str, list[str]] = {}
+        for n, (stimulus, caption) in enumerate(zip(table["stimulus"], table["caption"])):
+            if not isinstance(caption, str) or not caption.strip() or not str(stimulus).strip():
+                raise DataError(f"captions, row {n + 1}: stimulus or caption is empty. Next step: leave that row out.")
+            told.setdefault(unicodedata.normalize("NFC", str(stimulus)), []).append(caption)
+        found = Stimuli(list(told), captions=list(told.values()), source=str(captions)[:200])
+    if not len(found):
+        raise DataError("there are 0 captions to train on.")
+    if images is True and found.images is None:
+        raise DataError(f"images=True, and {found!r} has no pictures. Next step: images=FOLDER.")
+    if isinstance(images, (str, os.PathLike)):
+        found = Stimuli(found.ids, find_pictures(images, found.ids), found.captions, source=found.source)
+    return found
+
+
+def _left(stimuli: Stimuli, held_out: Any) -> Stimuli:
+    """Stimuli without those held out, and without captions that are equal to theirs."""
+    if isinstance(held_out, str):
+        raise ConfigError(f"held_out={held_out!r} is one text; legal is a list of stimuli.")
+    names = {str(i) for i in held_out}
+    if not names:
+        return stimuli
+    stimuli.index_of(sorted(names))
+    pairs = list(zip(stimuli.ids.tolist(), stimuli.captions or ()))
+    theirs = {plain(c) for i, several in pairs for c in several if i in names}
+    kept = {i: [c for c in several if plain(c) not in theirs] for i, several in pairs if i not in names}
+    kept = {i: several for i, several in kept.items() if several}
+    if not kept:
+        raise DataError(f"all {len(stimuli)} stimuli are held out, or have captions of those that are.")
+    rest = stimuli.sel(list(kept))
+    return Stimuli(rest.ids, rest.images, list(kept.values()), source=rest.source)  # type: ignore[arg-type]
+
+
+def _describe(miner: Any) -> str:
+    """What a miner is, the same in every process."""
+    if miner is None:
+        return ""
+    arguments = ""
+    if isinstance(miner, partial):
+        arguments, miner = f"{miner.args} {sorted(miner.keywords.items())}", miner.func
+    named = inspect.isroutine(miner) or inspect.isclass(miner)
+    return f"{getattr(miner, '__module__', '')}.{miner.__qualname__ if named else miner!r} {arguments}"

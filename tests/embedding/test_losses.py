@@ -1,0 +1,92 @@
+"""Losses against plain numpy, finite differences, and each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.embedding import distill_kl, info_nce, perturbation_contrast, ranking_hinge
+
+torch = pytest.importorskip("torch")
+
+
+def unit(*shape, seed=0):
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+A, B, HARD = unit(5, 4), unit(5, 4, seed=1), unit(5, 3, 4, seed=2)
+
+
+def test_info_nce_is_the_mean_log_share_of_the_positive():
+    a, b, h = A.numpy(), B.numpy(), HARD.numpy()
+    top = np.exp((a * b).sum(1) / 0.1)
+    below = np.exp(a @ b.T / 0.1).sum(1) + np.exp(np.einsum("nd,nkd->nk", a, h) / 0.1).sum(1)
+    p = top / below
+    assert float(info_nce(A, B, hard=HARD, temperature=0.1)) == pytest.approx(-np.log(p).mean())
+    focal = float(info_nce(A, B, hard=HARD, temperature=0.1, focal=0.5))
+    assert focal == pytest.approx(-((1 - p) ** 0.5 * np.log(p)).mean())
+
+
+def test_queries_of_one_positive_share_it():
+    rows = torch.tensor([0, 0, 1, 2, 1])
+    found = float(info_nce(A, B, rows, temperature=0.1, symmetric=True))
+    logits = A.numpy() @ B.numpy().T / 0.1
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    back = logits - np.log(np.exp(logits).sum(0, keepdims=True))
+    to_text = -logs[np.arange(5), rows].mean()
+    to_image = -np.mean([(back[0, 0] + back[1, 0]) / 2, (back[2, 1] + back[4, 1]) / 2, back[3, 2]])
+    assert found == pytest.approx((to_text + to_image) / 2)
+
+
+def test_hinge_by_direction():
+    s, m = A.numpy() @ B.numpy().T, 0.2
+    right, off = np.diag(s), ~np.eye(5, dtype=bool)
+    texts = (np.maximum(0, m - right[:, None] + s) * off).sum() / 5
+    images = (np.maximum(0, m - right[None] + s) * off).sum() / 5
+    assert float(ranking_hinge(A, B, negatives="text")) == pytest.approx(texts)
+    assert float(ranking_hinge(A, B, negatives="image")) == pytest.approx(images)
+    assert float(ranking_hinge(A, B)) == pytest.approx(texts + images)
+    own = np.maximum(0, m - right[:, None] + np.einsum("nd,nkd->nk", A, HARD)).sum() / 5
+    assert float(ranking_hinge(A, B, hard=HARD)) == pytest.approx(texts + images + own)
+
+
+def test_soft_labels():
+    p, q = torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([[0.1, 0.3, 0.6]])
+    expected = float((p * (p / q).log()).sum())
+    assert float(distill_kl(q.log(), p.log())) == pytest.approx(expected, abs=1e-6)
+    assert float(distill_kl(q.log() * 2, p.log() * 2, temperature=2.0)) == pytest.approx(4 * expected, abs=1e-5)
+
+
+LOSSES = {
+    "info_nce": lambda a, b, h: info_nce(a, b, hard=h, focal=0.5, mix="lists", symmetric=True, temperature=0.3),
+    "pairs": lambda a, b, h: info_nce(a, b, hard=h, mix="pairs", generator=torch.Generator().manual_seed(0)),
+    "hinge": lambda a, b, h: ranking_hinge(a, b, hard=h),
+    "kl": lambda a, b, h: distill_kl(a, b.detach()),
+    "perturbation": lambda a, b, h: perturbation_contrast(a, [b], [h[:, 0]], temperature=0.3),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_those_of_finite_differences(name):
+    parts = [x.clone().requires_grad_(not (name == "kl" and n)) for n, x in enumerate((A, B, HARD))]
+    assert torch.autograd.gradcheck(LOSSES[name], parts)
+
+
+def test_mixtures_are_harder_and_nothing_without_hard_negatives():
+    plain = float(info_nce(A, B, hard=HARD))
+    assert float(info_nce(A, B, hard=HARD, mix="lists")) > plain
+    assert float(info_nce(A, B, hard=HARD, mix="pairs")) > plain
+    assert float(info_nce(A, B, mix="pairs")) == float(info_nce(A, B))
+
+
+def test_what_does_not_fit_is_told():
+    with pytest.raises(DataError, match=r"\(5, 4\) and \(5, 3\)"):
+        info_nce(A, B[:, :3])
+    with pytest.raises(DataError, match="5 and 4 vectors"):
+        ranking_hinge(A, B[:4])
+    with pytest.raises(ConfigError, match="text"):
+        ranking_hinge(A, B, negatives="texts")
+    with pytest.raises(DataError, match="0 perturbations"):
+        perturbation_contrast(A, [])
