@@ -1,5 +1,7 @@
 """Empirical Bayes ridge against plain Gaussian algebra, on planted truth, and against itself."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -381,7 +383,7 @@ def test_the_drift_of_one_voxel_is_the_most_probable_one():
 @pytest.mark.parametrize("robust", ["shared", "private", "both"])
 @pytest.mark.parametrize("drift", ["none", "gain"])
 def test_a_trial_without_responses_and_a_voxel_without_variance_leave_the_others(robust, drift):
-    X, Y, Q, *_ = outlying("shared")
+    X, Y, Q, *_ = outlying("shared", v=60)
     options = {"robust": robust, "drift": drift}
     prior = WeightPrior.isotropic(X.shape[1], 1 / X.shape[1])
     Y[7] = np.nan
@@ -437,6 +439,7 @@ def test_shared_precisions_are_weighted_least_squares():
 # ---------------------------------------------------------------- places
 
 
+@cache
 def people(alike, n=3, p=10, v=120, seed=0):
     """Subjects whose weights are a smooth map of place, as far as they are alike, and their own draws."""
     rng = np.random.default_rng(seed)
@@ -450,9 +453,14 @@ def people(alike, n=3, p=10, v=120, seed=0):
     return made
 
 
-def place_scores(made, size):
+@cache
+def prior_by_place(alike):
+    return PlacePrior.from_responses(*([m[k] for m in people(alike)[:-1]] for k in (0, 1, 2)), bandwidth=8.0)
+
+
+def place_scores(alike, size):
     """Explained variance of the last subject, with and without places, and the encoder."""
-    prior = PlacePrior.from_responses(*([m[k] for m in made[:-1]] for k in (0, 1, 2)), bandwidth=8.0)
+    made, prior = people(alike), prior_by_place(alike)
     X, Y, places, Q, truth = made[-1]
     by_place = EmpiricalBayesRidge(prior, positions=places).fit(X[:size], Y[:size])
     whole = EmpiricalBayesRidge(prior.priors[0.0]).fit(X[:size], Y[:size])
@@ -462,14 +470,14 @@ def place_scores(made, size):
 
 @pytest.mark.parametrize(("size", "gain"), [(0, 0.1), (8, 0.1), (20, 0.01)])
 def test_places_help_where_subjects_are_alike(size, gain):
-    by_place, whole, encoder = place_scores(people(0.8), size)
+    by_place, whole, encoder = place_scores(0.8, size)
     assert by_place > whole + gain
     assert encoder.gain_ >= 0.5
 
 
 @pytest.mark.parametrize("size", [8, 20, 100])
 def test_places_that_say_nothing_are_not_trusted(size):
-    by_place, whole, encoder = place_scores(people(0.0), size)
+    by_place, whole, encoder = place_scores(0.0, size)
     assert by_place > whole - 0.01
     assert encoder.gain_ <= 0.25
 
@@ -477,7 +485,7 @@ def test_places_that_say_nothing_are_not_trusted(size):
 @pytest.mark.parametrize("size", [0, 20])
 def test_priors_by_place_are_saved_with_their_encoder(tmp_path, size):
     made = people(0.8)
-    encoder = place_scores(made, size)[2].set_params(robust="both")
+    encoder = place_scores(0.8, size)[2].set_params(robust="both")
     X, Y, *_, Q, _ = made[-1]
     mean, std = encoder.fit(X[:size], Y[:size]).predict(Q, return_std=True)
     encoder.save(tmp_path / "e")
@@ -490,9 +498,11 @@ def test_priors_by_place_are_saved_with_their_encoder(tmp_path, size):
 
 def test_curves_begin_without_trials():
     made = people(0.8)
-    prior = PlacePrior.from_responses(*([m[k] for m in made[:-1]] for k in (0, 1, 2)))
     X, Y, places, Q, truth = made[-1]
-    methods = {"place": EmpiricalBayesRidge(prior, positions=places), "ridge": RidgeEncoder(progress=False)}
+    methods = {
+        "place": EmpiricalBayesRidge(prior_by_place(0.8), positions=places),
+        "ridge": RidgeEncoder(progress=False),
+    }
     curve = support_curve(methods, X, Y, Q, truth, sizes=(0, 20), n_draws=1, progress=False)
     scores = curve["explained_variance"].mean("voxel").isel(draw=0)
     assert scores.sel({"method": "place", "size": 0}) > 0.2

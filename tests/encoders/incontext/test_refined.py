@@ -119,6 +119,7 @@ def test_saved_and_loaded_to_equal_weights(tmp_path):
     np.testing.assert_array_equal(fitted(model, e).coef_, fitted(loaded, e).coef_)
 
 
+@pytest.mark.slow
 def test_it_learns_that_signals_have_shrunk(tmp_path):
     """Suppression of half of the signal in the support: the network sees that the gain of queries is larger."""
     images = np.random.default_rng(5).standard_normal((900, E)).astype("f4")
