@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,9 @@ def train(
     held_out: Annotated[
         Path | None, typer.Option(help="CSV whose column stimulus names stimuli that take no part.")
     ] = None,
+    mine: Annotated[
+        int, typer.Option(help="Of ranked and grounded: hard negatives of each caption, found anew each epoch.", min=0)
+    ] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the kind, such as dims=100.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
@@ -36,7 +40,18 @@ def train(
     from neuroenc.embedding import train_space
 
     left = () if held_out is None else read_table(held_out, ["stimulus"], what="held out")["stimulus"].tolist()
-    options: dict[str, Any] = {"images": images, "image_model": image_model, "held_out": left, "seed": seed}
+    miner = None
+    if mine:
+        from neuroenc.retrieval import AdaptiveMargin, OwnerQuery, mine_hard_negatives
+
+        miner = partial(mine_hard_negatives, k=mine, filters=[OwnerQuery(), AdaptiveMargin()])
+    options: dict[str, Any] = {
+        "miner": miner,
+        "images": images,
+        "image_model": image_model,
+        "held_out": left,
+        "seed": seed,
+    }
     space = train_space(kind, captions, out, **options, progress=not quiet, **settings)
     _tell(out, space.backbone.record)  # type: ignore[attr-defined]
     typer.echo(f'Next step: [features.words] kind = "text", model = "{out}"')

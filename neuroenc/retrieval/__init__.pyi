@@ -7,6 +7,13 @@ from ._corpus import (
     pseudo_queries as pseudo_queries,
 )
 from ._lexical import LexicalIndex as LexicalIndex
+from ._mine import (
+    AdaptiveMargin as AdaptiveMargin,
+    HardNegatives as HardNegatives,
+    OwnerQuery as OwnerQuery,
+    RankWindow as RankWindow,
+    mine_hard_negatives as mine_hard_negatives,
+)
 from ._ngrams import (
     NGramIndex as NGramIndex,
     NGramScorer as NGramScorer,

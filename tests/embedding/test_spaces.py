@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,13 +16,14 @@ from neuroenc.data import Stimuli, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, train_space
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders.comparison import compare
+from neuroenc.retrieval import OwnerQuery, mine_hard_negatives
 
 QUIET = {"progress": False}
 STATIC = {
     "bow": {},
     "ngrams": {},
     "ppmi": {"pooling": "mean"},
-    "sgns": {"pooling": "mean", "epochs": 10, "batch_size": 256},
+    "sgns": {"pooling": "mean", "epochs": 5, "batch_size": 256},
 }
 
 
@@ -142,13 +145,6 @@ class TestTrainedOn:
         assert "dog" not in space.backbone.record["words"]
         assert space.backbone.record["captions"] == 3
 
-    def test_by_picture(self, tmp_path):
-        world = simulate_world(40, seed=3)
-        how = {"images": True, "image_model": "world", "epochs": 1, "dims": 8}
-        train_space("ranked", world.sel(world.ids[:30]), tmp_path / "s", **how, **QUIET)
-        renamed = Stimuli([f"x{n}" for n in range(40)], world.images)
-        assert ImageEmbedder(str(tmp_path / "s"), **QUIET).embed(renamed)["trained_on"].values.sum() == 30
-
     def test_comparisons_and_runs_refuse_it(self, topics, tmp_path):
         stimuli, _ = topics
         rng = np.random.default_rng(0)
@@ -202,6 +198,81 @@ def test_the_command_and_a_config(tmp_path, topics):
     assert config.features["words"].model == f"{tmp_path}/words"
     scored = study.Study(config, progress=False).until("score")
     assert float(scored.scores["r"].median()) > 0.8
+
+
+@pytest.fixture(scope="module")
+def orders():
+    """Captions whose words are the same and whose order tells the stimulus, and others whose words do."""
+    names = ["dog", "cat", "cow", "fox", "owl", "pig", "rat", "bee"]
+    pairs = [(a, b) for a in names for b in names if a != b]
+    verbs = ["chases", "follows"]
+    captions = [[f"a {a} {v} a {b}" for v in verbs] + [f"the {a} {v} the {b}" for v in verbs] for a, b in pairs]
+    return Stimuli([f"{a}-{b}" for a, b in pairs], captions=captions)
+
+
+def found_first(space, stimuli):
+    """Share of last captions that find their stimulus among the means of the others."""
+    others = space.embed_captions(Stimuli(stimuli.ids, captions=[c[:-1] for c in stimuli.captions])).values
+    asked = space.embed([c[-1] for c in stimuli.captions]).values
+    unit = others / np.linalg.norm(others, axis=1, keepdims=True)
+    return float(((asked @ unit.T).argmax(1) == np.arange(len(stimuli))).mean())
+
+
+HOW = {"dims": 32, "epochs": 15, "batch_size": 16, "loss": "info_nce"}
+
+
+@pytest.mark.parametrize("kind", ["bow", "ngrams", "gru", "grounded"])
+def test_towers_read_words_and_all_but_bow_their_order(kind, orders, tmp_path):
+    settings = HOW if kind == "grounded" else {**HOW, "tower": kind}
+    space = train_space("grounded" if kind == "grounded" else "ranked", orders, tmp_path / "s", **settings, **QUIET)
+    found = found_first(space, orders)
+    # Of two stimuli with the same words, no bag of words can tell which.
+    assert found <= 0.6 if kind == "bow" else found >= 0.9
+
+
+@pytest.mark.parametrize("settings", [{"batches": "hard"}, {"loss": "info_nce", "mix": "pairs", "soup": 2}])
+def test_a_killed_training_ends_where_it_would_have_ended(settings, orders, tmp_path, monkeypatch):
+    from neuroenc._core.checkpoints import Checkpoint
+
+    how = {**HOW, "loss": "hinge", "epochs": 4, "tower": "ngrams", **settings}
+    miner = partial(mine_hard_negatives, k=2, filters=[OwnerQuery(0.95)])
+    whole = train_space("ranked", orders, tmp_path / "whole", miner=miner, **how, **QUIET)
+    save, epochs = Checkpoint.save, []
+
+    def stop(self, model, optimiser, state, best=None):
+        save(self, model, optimiser, state, best)
+        epochs.append(state["epoch"])
+        if epochs == [1, 2, 3]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_space("ranked", orders, tmp_path / "again", miner=miner, **how, **QUIET)
+    again = train_space("ranked", orders, tmp_path / "again", miner=miner, **how, **QUIET)
+    assert epochs == [1, 2, 3, 4]
+    texts = [c for several in orders.captions for c in several]
+    assert np.array_equal(whole.embed(texts).values, again.embed(texts).values)
+    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == sorted(
+        p.name for p in (tmp_path / "whole").iterdir()
+    )
+
+
+def test_pictures_and_texts_meet_in_one_space(tmp_path):
+    world = simulate_world(300, seed=11)
+    train, test = world.sel(world.ids[:250]), world.sel(world.ids[250:])
+    how = {"image_model": "world", "images": True, "dims": 64, "loss": "info_nce", "epochs": 15}
+    space = train_space("ranked", train, tmp_path / "s", **how, **QUIET)
+    images = ImageEmbedder(str(tmp_path / "s"), **QUIET).embed(test).values
+    texts = space.embed([c[0] for c in test.captions]).values
+    place = (np.argsort(-(texts @ images.T), axis=1) == np.arange(50)[:, None]).argmax(1)
+    assert (place < 10).mean() > 0.6
+    assert np.linalg.norm(images, axis=1) == pytest.approx(1, abs=1e-5)
+    # Pictures are known again under another id.
+    renamed = Stimuli([f"x{n}" for n in range(60)], world.images[200:260])
+    assert ImageEmbedder(str(tmp_path / "s"), **QUIET).embed(renamed)["trained_on"].values.sum() == 50
+    train_space("bow", train, tmp_path / "texts", dims=8, **QUIET)
+    with pytest.raises(ConfigError, match="without pictures"):
+        ImageEmbedder(str(tmp_path / "texts"))
 
 
 def test_a_path_without_a_space_is_told(tmp_path):

@@ -33,7 +33,7 @@ def train(
     seed: int,
     soup: int = 1,
     checkpoint: Checkpoint | None = None,
-    before: Callable[[int], None] = lambda epoch: None,
+    before: Callable[[int], np.ndarray | None] = lambda epoch: None,
     show: bool = True,
     desc: str = "training",
 ) -> None:
@@ -46,7 +46,7 @@ def train(
     soup : int
         The model ends as the mean of its weights after the last so many epochs.
     before : callable
-        Called with its number before each epoch.
+        Called with its number before each epoch; it may give the order of the rows.
     """
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
     batches = math.ceil(n / batch_size)
@@ -60,8 +60,8 @@ def train(
         for epoch in range(begin, epochs):
             # Of seed and epoch alone, so that a run that goes on draws what it would have drawn.
             torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
-            before(epoch)
-            order = np.random.default_rng([seed, epoch]).permutation(n)
+            asked = before(epoch)
+            order = np.random.default_rng([seed, epoch]).permutation(n) if asked is None else asked
             for number, first in enumerate(range(0, n, batch_size)):
                 done = (epoch * batches + number) / (epochs * batches)
                 for group in optimiser.param_groups:
@@ -204,8 +204,8 @@ def fit_towers(
     fit : callable
         `train` with its settings.
     miner : callable, optional
-        ``miner(queries, candidates, query_ids=, candidate_ids=).indices`` (query, k), -1 for none; asked before each
-        epoch but the first.
+        ``miner(queries, candidates, query_ids=, candidate_ids=).indices`` (query, k), -1 for none, or ``.batches(size,
+        seed)``; asked before each epoch but the first.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -214,9 +214,11 @@ def fit_towers(
             model["image"] = ImageTower(pictures.shape[1], settings["dims"])
     text: Any = model["text"]
     tokens = text.tokens(texts)
-    of = [np.flatnonzero(owner == n) for n in range(owner.max() + 1)]
+    of = np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner))[:-1])
+    number = np.arange(len(of))
     if pictures is None:
-        alone = sum(len(rows) < 2 for rows in of)
+        several = np.array([len(rows) > 1 for rows in of])
+        alone, number = int((~several).sum()), np.where(several, several.cumsum() - 1, -1)
         of = [rows for rows in of if len(rows) > 1]
         if len(of) < 2:
             raise DataError(
@@ -231,17 +233,22 @@ def fit_towers(
         image.scale.copy_(seen.std(0).clamp(min=1e-6))
     hard: list[np.ndarray | None] = [None]
 
-    def mine(epoch: int) -> None:
+    def mine(epoch: int) -> np.ndarray | None:
         if miner is None or not epoch:
-            return
+            return None
         model.eval()
         vectors = text.encode(texts).numpy()
         asked, asked_ids = vectors, owner
         if seen is not None:
             with torch.no_grad():
                 asked, asked_ids = model["image"](seen).numpy(), np.arange(len(seen))
-        hard[0] = np.asarray(miner(asked, vectors, query_ids=asked_ids, candidate_ids=owner).indices)
+        found = miner(asked, vectors, query_ids=asked_ids, candidate_ids=owner)
         model.train()
+        if settings["batches"] == "hard":
+            order = np.concatenate(found.batches(settings["batch_size"], seed=seed + epoch))
+            return number[order[number[order] >= 0]]
+        hard[0] = np.asarray(found.indices)
+        return None
 
     def draw(rows: np.ndarray, width: int) -> list[np.ndarray]:
         """``width`` different captions of each stimulus."""

@@ -39,6 +39,7 @@ _TOWERS = {
     "temperature": 0.05,
     "focal": 0.0,
     "mix": "none",
+    "batches": "random",
     "epochs": 40,
     "batch_size": 128,
     "learning_rate": 0.001,
@@ -59,6 +60,7 @@ _CHOICES = {
     "loss": ("hinge", "info_nce"),
     "negatives": DIRECTIONS,
     "mix": MIXES,
+    "batches": ("random", "hard"),
 }
 _FIT = ("epochs", "batch_size", "learning_rate", "soup")
 
@@ -112,8 +114,9 @@ def train_space(
         texts that a word must stand in; ``window`` of neighbours in words; ``pooling`` of word vectors: "mean", or
         "sif", which gives frequent words less weight and takes the common direction out; ``tower``; ``loss`` "hinge"
         with ``margin`` and ``negatives`` ("image", "text" or "both"), or "info_nce" with ``temperature``, ``focal`` and
-        ``mix``; ``epochs``, ``batch_size``, ``learning_rate``; ``soup``: the mean of the weights after so many last
-        epochs.
+        ``mix``; ``batches`` of stimuli at "random", or "hard", of those that the miner finds hard for each other,
+        without further negatives; ``epochs``, ``batch_size``, ``learning_rate``; ``soup``: the mean of the weights
+        after so many last epochs.
 
     Returns
     -------
@@ -148,6 +151,8 @@ def train_space(
         raise ConfigError(
             f'kind "{kind}" reads captions only. Next step: leave images and miner out, or kind="ranked".'
         )
+    if found.get("batches") == "hard" and miner is None:
+        raise ConfigError('batches="hard" needs a miner, which says what is hard. Next step: miner=, or --mine 8.')
     check_whole("seed", seed, least=0)
     stimuli = _left(_stimuli(captions, images), held_out)
     vectors = image_hash = None
