@@ -216,11 +216,37 @@ def draw_flat(axes: Any, hemi: str, colours: np.ndarray, window: Any) -> None:
 
 def _outline(axes: Any, hemi: str, regions: Mapping[str, np.ndarray], inches: float) -> None:
     """Outline regions, bool (vertex,), on the flat patch, and name their parts."""
-    (xy, faces, on), anchors = meshes.flat_mesh(hemi), []
+    (xy, _, on), anchors = meshes.flat_mesh(hemi), []
     for name, inside in regions.items():
-        meshes.draw_lines(axes, meshes.borders(axes, xy, faces, inside & on))
-        anchors += [(name, _middle(xy[part])) for part in _parts(inside & on, faces)]
+        region = np.packbits(inside & on).tobytes()
+        meshes.draw_lines(axes, _lines(hemi, "", region))
+        anchors += [(name, _middle(xy[part])) for part in _parts_of(hemi, "", region)]
     meshes.place_labels(axes, anchors, inches)
+
+
+@lru_cache(maxsize=1024)
+def _lines(hemi: str, view: str, region: bytes) -> list[np.ndarray]:
+    """Borders of a region (packed bits), the same in every map, in a view of the inflated mesh or flat ("")."""
+    from matplotlib.figure import Figure
+
+    if view:
+        plane, facing, visible = seen(hemi, view)
+        faces = meshes.inflated_mesh(hemi)[1]
+        faces = faces[visible[faces].all(axis=1) & (facing[faces].mean(axis=1) > 0.08)]
+    else:
+        plane, faces, _ = meshes.flat_mesh(hemi)
+    return meshes.borders(Figure().add_subplot(), plane, faces, _unpacked(region, len(plane)))
+
+
+@lru_cache(maxsize=1024)
+def _parts_of(hemi: str, view: str, region: bytes) -> list[np.ndarray]:
+    """Parts of a region on the inflated mesh, or on the flat one ("")."""
+    xyz, faces, _ = meshes.inflated_mesh(hemi) if view else meshes.flat_mesh(hemi)
+    return _parts(_unpacked(region, len(xyz)), faces)
+
+
+def _unpacked(region: bytes, n: int) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(region, np.uint8), count=n).astype(bool)
 
 
 def _parts(inside: np.ndarray, faces: np.ndarray) -> list[np.ndarray]:
@@ -252,13 +278,12 @@ def _draw_inflated(
     meshes.draw_hemisphere(axes, hemi, view, colours)
     if not regions:
         return
-    faces = meshes.inflated_mesh(hemi)[1]
-    plane, facing, visible = seen(hemi, view)
-    towards = faces[visible[faces].all(axis=1) & (facing[faces].mean(axis=1) > 0.08)]
+    plane, _, visible = seen(hemi, view)
     anchors = []
     for name, inside in regions.items():
-        meshes.draw_lines(axes, meshes.borders(axes, plane, towards, inside))
-        for part in _parts(inside, faces):
+        region = np.packbits(inside).tobytes()
+        meshes.draw_lines(axes, _lines(hemi, view, region))
+        for part in _parts_of(hemi, "inflated", region):
             shares = {v: float((seen(hemi, v)[1][part] * seen(hemi, v)[2][part]).sum()) for v in views}
             if max(shares, key=lambda v: shares[v]) == view and shares[view] > 0.1 * len(part):
                 anchors.append((name, _middle(plane[part[visible[part]]])))
