@@ -128,7 +128,11 @@ def main():
     def fit(columns, core, how, readout="factorized", /, **more):
         settings = {} if readout == "linear" else {"core": "trunk", "core_options": {**TRUNK, **core}, **how}
         rows = seen_by(columns)
-        settings |= training | {"validation": np.flatnonzero(np.isin(rows, inside)).tolist()} | more
+        settings |= training | {"validation": np.flatnonzero(np.isin(rows, inside)).tolist()}
+        if len(columns) < len(subjects):
+            # One session has a part of the stimuli: as many steps as all of them take together.
+            settings |= {"max_epochs": options.epochs * len(options.sessions), "patience": 4 * len(options.sessions)}
+        settings |= more
         encoder = ReadoutEncoder(readout, **settings).fit(X[rows], Y[rows, columns])
         return encoder.predict(T).values, encoder
 
@@ -184,9 +188,16 @@ def main():
             if name.startswith("conditioned"):
                 print(f"gates, {name}:\n{encoder.gates.to_pandas().round(2).to_string()}", flush=True)
             if name == "slim":
-                # All tasks at once, as in real time: seconds an image on this machine's one thread.
-                table = encoder.width_table(T, responses[test], by="").drop(columns="group")
-                print(f"widths:\n{table.to_string(index=False)}", flush=True)
+                # Seconds an image of one session's neurons in batches, and of a picture alone, as in real time.
+                table = encoder.width_table(T, responses[test]).groupby("width")[["r2", "seconds"]].mean()
+                alone = []
+                for width in table.index:
+                    times = [time.perf_counter()]
+                    for _ in range(20):
+                        encoder.predict(T[:1], widths=int(width))
+                        times.append(time.perf_counter())
+                    alone.append(np.diff(times).min())
+                print(f"widths:\n{table.assign(alone=alone).to_string()}", flush=True)
             if name == "joint":
                 cosines = encoder.gradient_conflict(X, Y).to_pandas().round(2)
                 print(f"gradient conflict, {name}:\n{cosines.to_string()}", flush=True)

@@ -2,10 +2,13 @@
 
     python tests/benchmarks/bench_merge.py planted
     python tests/benchmarks/bench_merge.py v4 --mirror DATA
+    python tests/benchmarks/bench_merge.py incontext --mirror DATA
 
 ``planted``: six networks fine-tuned from one base; the new one is another mix of two of them in every layer. ``v4``: a
 small trunk on EfficientNet-Lite0's block8, trained on three sessions of one animal and fine-tuned on each; a session of
-another animal is new. Ridge reads the trunk's maps for the new animal.
+another animal is new. Ridge reads the trunk's maps for the new animal. ``incontext``: small anchored in-context models,
+trained on all sessions of one animal and fine-tuned on each; every session of the other animal is new, and both animals
+are left out in turn.
 """
 
 from __future__ import annotations
@@ -174,9 +177,105 @@ def v4(mirror: str) -> None:
         print(f"{n} trials: {told(table)}", flush=True)
 
 
+ANIMALS = {"WE": ("190923", "190925", "190927", "190928"), "PE": ("201025", "210224", "210322", "210325")}
+SETTINGS = {"depth": 2, "dim": 64, "heads": 4, "hidden": 128}
+
+
+def incontext(mirror: str, n_features: int = 64) -> None:
+    """Median r over units of a session of the animal left out, 300 pictures kept apart; mean over sessions."""
+    import torch
+
+    from neuroenc import data, stats
+    from neuroenc.embedding import ImageEmbedder
+    from neuroenc.encoders import RidgeEncoder
+    from neuroenc.encoders.incontext import (
+        EmpiricalBayesRidge,
+        PriorMixture,
+        ResponseEpisodes,
+        WeightPrior,
+        make_model,
+        train_stage,
+    )
+    from neuroenc.encoders.merge import merge_incontext
+    from neuroenc.study.stages.compare import scale_voxels
+
+    how = {"layer": "block8", "preprocessing": {"size": 112}, "progress": False, "device": "cpu"}
+    embedder = ImageEmbedder("efficientnet-lite0", **how)
+
+    def session(name):
+        found = data.load_dataset("v4-cowley2023", mirror=mirror, session=name, progress=False)
+        Y = found.responses
+        Y = scale_voxels(data.average_repeats(Y) if Y.dims[0] == "presentation" else Y)
+        maps = torch.as_tensor(data.match(embedder.embed(found.stimuli), Y).values)
+        return torch.nn.functional.adaptive_avg_pool2d(maps, 4).flatten(1).numpy(), Y.values.astype("float32")
+
+    def taught(model, pairs, lr, steps, rows=None):
+        support, query = ((20, 100), 50) if rows is None else ((rows // 2, 2 * rows // 3), rows - 2 * rows // 3)
+        every = max(1, steps // 5)
+        many = {"voxels": 32, "query": query, "support": support, "lr": lr, "warmup": 10}
+        train_stage(
+            model, ResponseEpisodes(pairs), "finetune", max_steps=steps, evaluate_every=every, device="cpu", **many
+        )
+        return model
+
+    def asked(model, x, y, t):
+        with torch.no_grad():
+            found = model.eval()(torch.as_tensor(x), torch.as_tensor(y.T.copy()))
+            return found.predict(torch.as_tensor(t)).numpy().T
+
+    parts = {name: session(name) for names in ANIMALS.values() for name in names}
+    tables: dict[int, dict[str, list[float]]] = {n: {} for n in SIZES}
+    for left_out, new in ANIMALS.items():
+        old = [name for names in ANIMALS.values() for name in names if name not in new]
+        pictures = np.concatenate([parts[name][0] for name in old])
+        mean = pictures.mean(0)
+        axes = np.linalg.svd(pictures - mean, full_matrices=False)[2][:n_features].T
+        scale = ((pictures - mean) @ axes).std() * np.ones(1, "float32")
+        pairs = {name: (((x - mean) @ axes / scale).astype("float32"), y) for name, (x, y) in parts.items()}
+        known = [pairs[name] for name in old]
+        mixture = PriorMixture.from_responses(known, n_clusters=4)
+        prior = WeightPrior.from_responses([x for x, _ in known], [y for _, y in known])
+        base = taught(make_model("small", prior=mixture, **SETTINGS), known, 1e-3, 300)
+        tuned = {name: taught(copy.deepcopy(base), [pairs[name]], 3e-4, 100) for name in old}
+        for number, name in enumerate(new):
+            X, Y = pairs[name]
+            order = np.random.default_rng([0, number]).permutation(len(X))
+            test, pool = order[:300], order[300:]
+            for n in SIZES:
+                x, y, t = X[pool[:n]], Y[pool[:n]], X[test]
+                ridge = RidgeEncoder(alpha_per_voxel=False, cv=4).fit(x, y)
+                found = {"ridge, one penalty": ridge.predict(t)}
+                found["empirical Bayes"] = EmpiricalBayesRidge(prior).fit(x, y).predict(t)
+                found["in context, base"] = asked(base, x, y, t)
+                closed = copy.deepcopy(base).silence()
+                found["base, network silent"] = asked(closed, x, y, t)
+                ways = {way: {"way": way} for way in WAYS} | {"blocks, no labels": {"labels": False}}
+                for way, options in ways.items():
+                    merged = merge_incontext(base, tuned, (x, y), n_steps=100, **options).model
+                    found[f"merged, {way}"] = asked(merged, x, y, t)
+                own = {"rows": n}
+                found["fine-tuned"] = asked(taught(copy.deepcopy(base), [(x, y)], 3e-4, 60, **own), x, y, t)
+                fresh = make_model("small", n_features=n_features, **SETTINGS)
+                found["from nothing"] = asked(taught(fresh, [(x, y)], 1e-3, 100, **own), x, y, t)
+                for way, predicted in found.items():
+                    r = stats.score(Y[test], np.asarray(predicted), "r")
+                    tables[n].setdefault(way, []).append(float(np.nanmedian(r)))
+            print(
+                f"{left_out} left out, {name}",
+                {n: {k: round(v[-1], 3) for k, v in t.items()} for n, t in tables.items()},
+                flush=True,
+            )
+    for n, table in tables.items():
+        print(f"{n} trials, {len(table['in context, base'])} sessions: {told(table)}", flush=True)
+        ahead = {
+            k: list(np.subtract(v, table["in context, base"])) for k, v in table.items() if k != "in context, base"
+        }
+        print(f"  less the base: {told(ahead)}", flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("planted", "v4"))
+    parser.add_argument("what", choices=("planted", "v4", "incontext"))
     parser.add_argument("--mirror", default="")
     given = parser.parse_args()
-    planted() if given.what == "planted" else v4(given.mirror)
+    planted() if given.what == "planted" else {"v4": v4, "incontext": incontext}[given.what](given.mirror)

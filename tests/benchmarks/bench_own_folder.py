@@ -50,7 +50,7 @@ spaces = ["gabor", "colour"]
 grid = 8
 [compare]
 cv = 3
-n_candidates = 2
+n_candidates = 1
 cells = ["maps/*"]
 [compare.training]
 max_epochs = 10
