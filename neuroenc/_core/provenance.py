@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -16,6 +17,11 @@ _PACKAGES = ("numpy", "scipy", "scikit-learn", "xarray", "torch", "open-clip-tor
 
 def versions() -> dict[str, str]:
     """Versions of neuroenc, Python and the packages that results depend on (without importing them)."""
+    return dict(_versions())
+
+
+@cache  # every fit asks, and reading them takes longer than a small fit
+def _versions() -> dict[str, str]:
     found = {"neuroenc": __version__, "python": platform.python_version(), "platform": sys.platform}
     for package in _PACKAGES:
         try:
