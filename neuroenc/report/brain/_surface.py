@@ -208,8 +208,11 @@ def draw_flat(axes: Any, hemi: str, colours: np.ndarray, window: Any) -> None:
 
     xy, faces, _ = meshes.flat_mesh(hemi)
     rgba = meshes.over(colours, meshes.flat_shade(meshes.inflated_mesh(hemi)[2], faces))
-    axes.add_collection(PolyCollection(xy[faces], facecolors=rgba, edgecolors=rgba, linewidths=0.3, rasterized=True))
     (x0, y0), (x1, y1) = window
+    corners = xy[faces]
+    near = (corners.max(axis=1) > (x0 - 2, y0 - 2)).all(axis=1) & (corners.min(axis=1) < (x1 + 2, y1 + 2)).all(axis=1)
+    look = {"facecolors": rgba[near], "edgecolors": rgba[near], "linewidths": 0.3}
+    axes.add_collection(PolyCollection(corners[near], **look, rasterized=True))
     axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal")
     axes.axis("off")
 
