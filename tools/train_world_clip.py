@@ -30,6 +30,7 @@ from neuroenc._core.device import resolve_device
 from neuroenc._core.files import write_json
 from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
+from neuroenc.embedding import info_nce
 from neuroenc.embedding._packages import prepare
 from world_clip_files import (
     model_config,
@@ -93,11 +94,7 @@ def _contrast(model: Any, image: Any, tokens: Any, scale: Any) -> Any:
     import torch
 
     unique, which = torch.unique(tokens, dim=0, return_inverse=True)
-    logits = scale * image @ _encode_text(model, unique).T
-    belongs = torch.zeros_like(logits).scatter_(1, which[:, None], 1.0)
-    to_text = torch.nn.functional.cross_entropy(logits, which)
-    to_image = torch.nn.functional.cross_entropy(logits.T, (belongs / belongs.sum(0)).T)
-    return (to_text + to_image) / 2
+    return info_nce(image, _encode_text(model, unique), which, temperature=1 / scale, symmetric=True)
 
 
 def _normaliser(device: str) -> Any:

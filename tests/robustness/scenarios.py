@@ -136,6 +136,9 @@ CAPTION = [
     "evaluation.permutations=50",
 ]
 
+SPACE = ["space", "train", "ranked", "--captions", "captions.csv", "--images", "images", "--image-model", "world"]
+SPACE += ["--mine", "2", "--set", "dims=16", "--set", "epochs=20", "--set", "batch_size=8"]
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -161,6 +164,7 @@ def scenarios(mirror: Path) -> dict[str, Scenario]:
             ["export", "run-out", "--bids", "bids-out", "--subject", "1", "--space", "T1w"], "bids-out", ("run",)
         ),
         "fetch": Scenario(["data", "fetch", "objects92", "--dest", "data-out", "--mirror", str(mirror)], "data-out"),
+        "space": Scenario([*SPACE, "--out", "space-out", "--quiet"], "space-out"),
         "demo": Scenario(["demo", "--out", "demo-out", "--quiet"], "demo-out"),
     }
     before: tuple[str, ...] = ()

@@ -32,9 +32,19 @@ _SHIPPED = {
     "coco-permissive": "_coco:Permissive",
     "coco-captions-val2017": "_coco:Captions",
     "objects92": "_objects92:Objects92",
+    "clip-text-concepts": "_published:ClipTextConcepts",
+    "bold5000-weights": "_published:Bold5000Weights",
 }
 #: Those that are fetched file by file, and have no folder of their own.
-_FILES = ("v4-cowley2023", "haxby2001-slice", "coco-permissive", "coco-captions-val2017", "objects92")
+_FILES = (
+    "v4-cowley2023",
+    "haxby2001-slice",
+    "coco-permissive",
+    "coco-captions-val2017",
+    "objects92",
+    "clip-text-concepts",
+    "bold5000-weights",
+)
 #: Options of every data set whose `Dataset.read` gives a `Recording`.
 SESSIONS: dict[str, Any] = {"repeats": "keep", "zscore": True, "cache": True, "max_memory": None}
 
@@ -244,6 +254,8 @@ def load_dataset(
         ``"white"``, ``"hoc"``, ``"vt"``; ``delay=2.5`` seconds. Block responses in presentation form, z-scored per run.
     ``coco-permissive``, ``coco-captions-val2017``, ``objects92``
         Stimuli only; ``objects92`` has dissimilarity matrices in ``extra``.
+    ``clip-text-concepts``, ``bold5000-weights``
+        Published ``vectors`` of concept names by CLIP's text tower, and ``weights`` of real voxels, in ``extra``.
     ``nsd``
         Read from ``root`` in its official folders; ``subject=1`` and the other options of `neuroenc.data.nsd`.
     ``bold5000``, ``things-fmri``, ``algonauts2023``, ``god``
