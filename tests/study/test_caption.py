@@ -19,7 +19,7 @@ from neuroenc.captions import CaptionStudy, RetrievalDecoder
 from neuroenc.cli._main import app
 from neuroenc.data import Stimuli
 from neuroenc.retrieval import EmbeddingBank, as_bank
-from neuroenc.study import caption, example_config, read_config
+from neuroenc.study import Study, caption, example_config, read_config
 from neuroenc.study.stages import bank as stages
 from neuroenc.study.stages.bank import Bank
 from neuroenc.study.stages.check import diversity_table, round_trip_table, with_places
@@ -286,24 +286,26 @@ LESS = [
 ]
 
 
+def analysed(out, *overrides, say=lambda _: None):
+    """The study without its page."""
+    return Study(small(*LESS, *overrides), out, progress=False, say=say).until("analyse")
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     """Captions of one subject that are retrieved."""
     out = tmp_path_factory.mktemp("told")
-    return out, caption(small(*LESS, "decoder.kind=retrieval"), out, progress=False, say=lambda _: None)
+    return out, analysed(out, "decoder.kind=retrieval")
 
 
 def test_other_decoders_and_projections(told, tmp_path):
     # Data, fits and scores are those of the first.
     shutil.copytree(told[0] / ".steps", tmp_path / ".steps")
-    config = small(*LESS, "decoder.kind=corpus", "projection.method=nearest")
-    summary = caption(config, tmp_path, progress=False, say=lambda _: None)
-    for out, found in ((told[0], told[1]), (tmp_path, summary)):
-        study = CaptionStudy.load(out / "study")
-        assert found["planted_family_named"] > 0.7
-        assert (study.captions["caption_id"] != "").all()
-        assert study.stability is None
-        assert study.phrases is None
+    for study in (told[1], analysed(tmp_path, "decoder.kind=corpus", "projection.method=nearest")):
+        assert study.summary["planted_family_named"] > 0.7
+        assert (study.captions.captions["caption_id"] != "").all()
+        assert study.captions.stability is None
+        assert study.captions.phrases is None
 
 
 @pytest.mark.slow
@@ -325,12 +327,11 @@ def test_another_bank_of_the_same_name_and_size_is_noticed(told, tmp_path, monke
         raw = np.random.default_rng(0).permuted(np.asarray(bank.embeddings), axis=1)
         return Bank(as_bank(raw, ids=bank.stimuli.ids), bank.stimuli, bank.name)
 
-    one = CaptionStudy.load(told[0] / "study")
+    one = told[1].captions
     shutil.copytree(told[0], tmp_path / "out")
     monkeypatch.setattr("neuroenc.study.stages.bank._bank", turned)
     lines = []
-    caption(small(*LESS, "decoder.kind=retrieval"), tmp_path / "out", progress=False, say=lines.append)
-    two = CaptionStudy.load(tmp_path / "out" / "study")
+    two = analysed(tmp_path / "out", "decoder.kind=retrieval", say=lines.append).captions
     assert one.settings["bank"]["name"] == two.settings["bank"]["name"]
     assert one.provenance["bank"] != two.provenance["bank"]
     assert (one.captions["score"] != two.captions["score"]).all()
@@ -339,7 +340,7 @@ def test_another_bank_of_the_same_name_and_size_is_noticed(told, tmp_path, monke
 
 
 def test_nobody_passes_the_gate(tmp_path):
-    config = small("data.options.n_subjects=1", "gate.min_ceiling_r=0.999")
+    config = small(*LESS, "gate.min_ceiling_r=0.999")
     summary = caption(config, tmp_path, progress=False, say=lambda _: None)
     assert summary["n_captioned"] == 0
     assert (tmp_path / "report" / "index.html").is_file()
