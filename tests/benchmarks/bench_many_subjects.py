@@ -14,6 +14,7 @@ paired difference to separate trunks, with its intervals over pictures and over 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import time
 from pathlib import Path
@@ -47,7 +48,8 @@ ROWS = {
     "slim": ({"widths": [8, 16, 32]}, {}),
     "experts, sessions shuffled": ({"conditioning": "experts", "experts": "shuffled"}, {}),
 }
-FINE, MERGED = "fine-tuned in each session", "merged for each session"
+#: Rows that go on from the joint trunk: as it is, trained on in each session, or merged from these for each session.
+ANEW, FINE, MERGED = "joint trunk, readouts anew", "fine-tuned in each session", "merged for each session"
 
 
 def load(mirror, sessions):
@@ -110,7 +112,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--resamples", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", nargs="*", default=["ridge, each session", "separate", *ROWS, FINE, MERGED])
+    parser.add_argument("--rows", nargs="*", default=["ridge, each session", "separate", *ROWS, ANEW, FINE, MERGED])
     parser.add_argument("--keep", type=Path, help="folder of predictions, to go on from")
     options = parser.parse_args()
     features, responses = load(options.mirror, options.sessions)
@@ -136,17 +138,18 @@ def main():
         encoder = ReadoutEncoder(readout, **settings).fit(X[rows], Y[rows, columns])
         return encoder.predict(T).values, encoder
 
-    def on_from_joint():
-        """Predictions and encoders of every session, whose trunks went on from the joint one, and the joint encoder."""
-        base = fit(np.arange(len(subjects)), {}, {})[1]
-        found, tuned = np.full((len(test), len(subjects)), np.nan, np.float32), {}
-        for one in np.unique(subjects):
+    def going_on(cores, **more):
+        """Predictions and encoders of every session, each behind a core of its own to begin with."""
+        found, encoders = np.full((len(test), len(subjects)), np.nan, np.float32), {}
+        for one, core in cores.items():
             own = np.flatnonzero(subjects == one)
-            going = {"core": base.model_.core, "core_options": None, "lr": training["lr"] / 3}
-            found[:, own], tuned[str(one)] = fit(own, {}, {}, **going)
-        return found, tuned, base
+            found[:, own], encoders[one] = fit(own, {}, {}, core=core, core_options=None, **more)
+        return found, encoders
 
-    predicted, costs, joint = {}, {}, None
+    def frozen(core):
+        return copy.deepcopy(core).requires_grad_(False)
+
+    predicted, costs, base, tuned = {}, {}, None, {}
     for name in options.rows:
         begin = time.perf_counter()
         kept = options.keep / f"{name}.npz" if options.keep else None
@@ -154,19 +157,23 @@ def main():
             with np.load(kept) as found:
                 predicted[name], costs[name] = found["predicted"], tuple(found["costs"].tolist())
             continue
-        if name in (FINE, MERGED):
-            joint = joint or on_from_joint()
-            found, tuned, base = joint
-            parameters = base.model_.core.n_parameters * len(tuned)
+        if name in (ANEW, FINE, MERGED):
+            base = base or fit(np.arange(len(subjects)), {}, {})[1]
+            core, each = base.model_.core, [str(one) for one in np.unique(subjects)]
+            parameters = core.n_parameters
+            if name == ANEW:
+                found = going_on(dict.fromkeys(each, frozen(core)))[0]
+            else:
+                if not tuned:
+                    found, tuned = going_on(dict.fromkeys(each, core), lr=training["lr"] / 3)
+                parameters *= len(each)
             if name == MERGED:
-                found = np.full_like(found, np.nan)
-                for one in tuned:
+                merged = {}
+                for one in each:
                     own = np.flatnonzero(subjects == one)
-                    rows = seen_by(own)
-                    few = np.random.default_rng(options.seed).permutation(rows)[:300]
-                    core = merge_cores(base, tuned, X[few], Y.values[few][:, own], n_steps=40)
-                    parameters = base.model_.core.n_parameters + core.merge_coefficients.size * len(tuned)
-                    found[:, own] = fit(own, {}, {}, core=core.requires_grad_(False), core_options=None)[0]
+                    few = np.random.default_rng(options.seed).permutation(seen_by(own))[:300]
+                    merged[one] = frozen(merge_cores(base, tuned, X[few], Y.values[few][:, own], n_steps=40))
+                found = going_on(merged)[0]
             predicted[name] = found
         elif name in ROWS:
             core, how = ROWS[name]
@@ -220,7 +227,7 @@ def main():
     draws = [rng.integers(0, len(test), len(test)) for _ in range(options.resamples)]
     measured = responses.values[test]
     drawn = {k: np.stack([correlations(v, measured, rows) for rows in draws]) for k, v in predicted.items()}
-    base = drawn.get("separate")
+    alone = drawn.get("separate")
     animals = responses["animal"].values
     print("| row | median r | 95 % interval | to separate | over pictures | over sessions | WE | PE | parameters | s |")
     print("|---|---|---|---|---|---|---|---|---|---|")
@@ -228,9 +235,9 @@ def main():
         r = correlations(values, measured, np.arange(len(test)))
         low, high = interval(drawn[name], r, len(test))
         line = f"| {name} | {np.nanmedian(r):.3f} | {low:.3f} to {high:.3f} "
-        if base is not None and name != "separate":
+        if alone is not None and name != "separate":
             ahead = r - correlations(predicted["separate"], measured, np.arange(len(test)))
-            low, high = interval(drawn[name] - base, ahead, len(test))
+            low, high = interval(drawn[name] - alone, ahead, len(test))
             line += f"| {np.nanmedian(ahead):+.3f} | {low:+.3f} to {high:+.3f} "
             each = np.array([np.nanmedian(ahead[subjects == one]) for one in np.unique(subjects)])
             resampled = each[rng.integers(0, len(each), (options.resamples, len(each)))].mean(axis=1)
