@@ -7,8 +7,8 @@
 ``planted``: six networks fine-tuned from one base; the new one is another mix of two of them in every layer. ``v4``: a
 small trunk on EfficientNet-Lite0's block8, trained on three sessions of one animal and fine-tuned on each; a session of
 another animal is new. Ridge reads the trunk's maps for the new animal. ``incontext``: small anchored in-context models,
-trained on all sessions of one animal and fine-tuned on each; every session of the other animal is new, and both animals
-are left out in turn.
+trained on all sessions of one animal and fine-tuned on each; sessions of the other animal are new, and both animals are
+left out in turn.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ ANIMALS = {"WE": ("190923", "190925", "190927", "190928"), "PE": ("201025", "210
 SETTINGS = {"depth": 2, "dim": 64, "heads": 4, "hidden": 128}
 
 
-def incontext(mirror: str, n_features: int = 64) -> None:
+def incontext(mirror: str, n_sessions: int = 4, n_features: int = 64) -> None:
     """Median r over units of a session of the animal left out, 300 pictures kept apart; mean over sessions."""
     import torch
 
@@ -237,7 +237,7 @@ def incontext(mirror: str, n_features: int = 64) -> None:
         prior = WeightPrior.from_responses([x for x, _ in known], [y for _, y in known])
         base = taught(make_model("small", prior=mixture, **SETTINGS), known, 1e-3, 300)
         tuned = {name: taught(copy.deepcopy(base), [pairs[name]], 3e-4, 100) for name in old}
-        for number, name in enumerate(new):
+        for number, name in enumerate(new[:n_sessions]):
             X, Y = pairs[name]
             order = np.random.default_rng([0, number]).permutation(len(X))
             test, pool = order[:300], order[300:]
@@ -277,5 +277,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("planted", "v4", "incontext"))
     parser.add_argument("--mirror", default="")
+    parser.add_argument("--sessions", type=int, default=4, help="of each animal left out (incontext)")
     given = parser.parse_args()
-    planted() if given.what == "planted" else {"v4": v4, "incontext": incontext}[given.what](given.mirror)
+    if given.what == "planted":
+        planted()
+    elif given.what == "v4":
+        v4(given.mirror)
+    else:
+        incontext(given.mirror, given.sessions)
