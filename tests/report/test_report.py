@@ -58,10 +58,10 @@ def written(analysis, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(analysis, tmp_path_factory):
-    """The report without captions, which is one file."""
+    """The report of one hemisphere without captions, which is one file."""
     folder = tmp_path_factory.mktemp("alone")
-    told = ("captions", "evidence", "stimuli")
-    write_report(folder, **{k: v for k, v in vars(analysis).items() if k not in told})
+    kept = {k: v for k, v in vars(analysis).items() if k not in ("captions", "evidence", "stimuli")}
+    write_report(folder, **{**kept, "scores": analysis.scores.isel(voxel=analysis.scores.hemi.values == "L")})
     return folder
 
 
@@ -233,10 +233,11 @@ def test_voxels_without_score_or_caption_are_counted(plain, tmp_path):
     assert [(r["voxel"], r["score"]) for r in records] == [(9, 0.1)]
 
 
-@pytest.mark.parametrize("r", [[np.nan] * 3, [0.0] * 3, [-0.2, -0.1, -0.3]])
-def test_scores_without_signal_still_report(plain, tmp_path, r):
+@pytest.mark.parametrize(("r", "placed"), [([np.nan] * 3, True), ([0.0] * 3, False), ([-0.2, -0.1, -0.3], False)])
+def test_scores_without_signal_still_report(plain, tmp_path, r, placed):
     scores = plain.assign(r=("voxel", r), noise_ceiling_r=("voxel", [0.0, np.nan, 0.0]))
-    scores = scores.assign_coords(vertex=("voxel", [1, 2, 3]), hemi=("voxel", ["L", "L", "R"]))
+    if placed:
+        scores = scores.assign_coords(vertex=("voxel", [1, 2, 3]), hemi=("voxel", ["L", "L", "R"]))
     captions = pd.DataFrame(columns=["voxel", "rank", "caption", "score"])
     page = write_report(tmp_path, title="none", scores=scores, captions=captions, progress=False)
     assert "3 of 3 voxels were held back" in " ".join(page.read_text().split())

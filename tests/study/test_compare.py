@@ -51,6 +51,17 @@ order = ["wrong", "right"]
 
 @pytest.fixture
 def folder(tmp_path):
+    return own_files(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Folder, summary and messages of a comparison."""
+    folder, said = own_files(tmp_path_factory.mktemp("compared")), []
+    return folder, compare(read(folder / "compare.toml"), folder / "out", progress=False, say=said.append), said
+
+
+def own_files(tmp_path):
     """Responses that one of two maps drives."""
     rng = np.random.default_rng(0)
     ids = [f"img{i:03d}" for i in range(120)]
@@ -87,10 +98,8 @@ def files(out):
     return found, {k: v for k, v in summary.items() if not k.startswith("seconds")}
 
 
-def test_own_files_to_tables_and_a_page(folder):
-    config = read(folder / "compare.toml")
-    said = []
-    summary = compare(config, folder / "out", progress=False, say=said.append)
+def test_own_files_to_tables_and_a_page(compared):
+    folder, summary, said = compared
     assert summary["best_cell"] == "right/linear"
     assert summary["median_r:right/linear"] > summary["median_r:wrong/linear"] + 0.3
     assert summary["best_layer"] == "right"
@@ -129,12 +138,10 @@ print(json.dumps({
 """
 
 
-def test_tables_and_maps_of_a_new_process_hold_what_the_comparison_found(folder, fresh):
+def test_tables_and_maps_of_a_new_process_hold_what_the_comparison_found(compared, fresh):
     """Headline, tables and maps are one set of numbers."""
-    out = folder / "out"
-    said = []
-    summary = compare(read(folder / "compare.toml"), out, progress=False, say=said.append)
-    found = fresh(WRITTEN, out)
+    folder, summary, said = compared
+    found = fresh(WRITTEN, folder / "out")
     assert found["voxel"] == list(range(10))
     assert found["roi"] == ["V1"] * 5 + ["V4"] * 5
     for cell, median in found["table"].items():
