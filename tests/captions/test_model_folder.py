@@ -101,6 +101,7 @@ def test_a_failed_save_leaves_the_model_of_before(tmp_path):
     assert (tmp_path / "m" / "a.json").read_text() == "1"
 
 
+@pytest.mark.slow
 def test_a_new_process_captions_alike(folders):
     x = np.random.default_rng(1).standard_normal((3, 4))
     here = [c[0].text for c in PrefixDecoder.load(folders / "decoder", device="cpu").generate(x)]

@@ -70,6 +70,7 @@ print(json.dumps({"rows": rows.tolist(), "ids": bank.ids.tolist(), "text": (rows
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_finds_in_a_bank_what_is_in_its_pictures(scenes, tmp_path, fresh):
     build_bank(scenes, tmp_path / "bank", shard_rows=16, dtype="float32", progress=False)
     found = fresh(OPENED, tmp_path / "bank")

@@ -204,7 +204,7 @@ print(json.dumps({
 """
 
 
-@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize("standardise", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_saved_encoder_predicts_from_features_as_they_come(folder, fresh, standardise):
     """In a new process, with features of any scale: what scikit-learn predicts that was fitted on them."""
     X = planted()[0] * np.logspace(-2, 2, P).astype("float32") + 50

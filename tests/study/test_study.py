@@ -158,6 +158,7 @@ permutations = 20
 """
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_folder_end_as_one(arrays, tmp_path):
     X, Y = arrays
     data.save(X, tmp_path / "x.nc")

@@ -88,7 +88,7 @@ def test_held_out_photographs_are_no_texts(mirror):
         texts.validation(40)
 
 
-@pytest.mark.parametrize("inputs", ["conse", "text"])
+@pytest.mark.parametrize("inputs", ["conse", pytest.param("text", marks=pytest.mark.slow)])
 def test_the_script_trains_writes_and_measures(tmp_path, inputs, capsys, mirror, monkeypatch):
     monkeypatch.setenv("NEUROENC_MIRROR", str(mirror))
     arguments = ["--photographs", "24", "--validation", "4", "--width", "32", "--layers", "1", "--vocabulary", "400"]

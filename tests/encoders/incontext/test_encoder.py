@@ -452,7 +452,7 @@ def test_context_and_sinks_are_changed_for_one_encoder_only():
         InContextEncoder(model("query"), device="cpu", calibrate=[(0, 0)]).fit(X, Y)
 
 
-@pytest.mark.parametrize("form", ["published", "anchored"])
+@pytest.mark.parametrize("form", ["published", pytest.param("anchored", marks=pytest.mark.slow)])
 def test_a_region_is_laid_into_the_heads_from_no_trial_on(form):
     rng = np.random.default_rng(0)
     images = rng.standard_normal((1500, E)).astype(np.float32)
