@@ -36,7 +36,7 @@ from typing import Any
 
 from neuroenc._core.checkpoints import read_checkpoint
 from neuroenc._core.device import exact_arithmetic
-from neuroenc._core.errors import DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array, read_json, sha256_file
 from neuroenc._core.optional import require
 from neuroenc.embedding._openclip import check_preprocessing, image_transform
@@ -211,14 +211,16 @@ class TextFolder(Described):
     """A text model of one's own in a folder that transformers' ``save_pretrained`` wrote: "hf-dir:PATH".
 
     Vectors are means over the tokens of the last hidden layer, or of a layer: "embeddings", "block0", ... Language
-    models are read as they are, without a prompt.
+    models are read as they are, without a prompt; "hf-dir-bidirectional:PATH" takes their causal mask away, so that
+    every word sees those behind it (as KaLM-Embedding does before it trains them further).
     """
 
     weights = "folder"
 
     def __init__(self, model: str) -> None:
         self.name = model
-        self._folder = Path(model.removeprefix(TEXT_DIR)).expanduser()
+        self._both = model.startswith(BIDIRECTIONAL)
+        self._folder = Path(model.removeprefix(TEXT_DIR).removeprefix(BIDIRECTIONAL)).expanduser()
         missing = [n for n in ("config.json", "model.safetensors") if not (self._folder / n).is_file()]
         if missing:
             there = sorted(p.name for p in self._folder.iterdir())[:8] if self._folder.is_dir() else "no such folder"
@@ -231,11 +233,13 @@ class TextFolder(Described):
     def _preprocessing(self) -> dict[str, Any]:  # type: ignore[override]
         config = read_json(self._folder / "config.json")
         limits = [config[k] for k in ("max_position_embeddings", "n_positions") if k in config]
-        return {"max_tokens": int(min([*limits, 2048])), "pooling": "mean"}
+        both = {"attention": "bidirectional"} if self._both else {}
+        return {"max_tokens": int(min([*limits, 2048])), "pooling": "mean", **both}
 
     def _content(self) -> dict[str, Any]:
         files = ("model.safetensors", "tokenizer.json", "config.json", "vocab.txt")
-        return {n: sha256_file(self._folder / n) for n in files if (self._folder / n).is_file()}
+        found = {n: sha256_file(self._folder / n) for n in files if (self._folder / n).is_file()}
+        return found | ({"attention": "bidirectional"} if self._both else {})
 
     def layers(self) -> tuple[str, ...]:
         """embeddings, block0, ..."""
@@ -246,19 +250,44 @@ class TextFolder(Described):
         model, tokenizer = load_text_folder(self.name, self._folder, "save model and tokenizer there again")
         if tokenizer.pad_token is None:  # of language models; padded places are left out of every mean
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        return TextModel(model.to(device), tokenizer, self._preprocessing["max_tokens"], device, unit=False)
+        found = TextModel(model.to(device), tokenizer, self._preprocessing["max_tokens"], device, False, self._both)
+        if self._both and not found.sees_later_words():
+            raise ConfigError(
+                f"{self.name!r}: without its causal mask no word sees those behind it; this model has a mask of "
+                f"its own. Next step: {TEXT_DIR}{self._folder}."
+            )
+        return found
 
 
-#: What the name of a folder of transformers begins with.
-TEXT_DIR = "hf-dir:"
+#: What the names of folders of transformers begin with.
+TEXT_DIR, BIDIRECTIONAL = "hf-dir:", "hf-dir-bidirectional:"
 
 
 class TextModel:
     """A loaded transformer of texts."""
 
-    def __init__(self, model: Any, tokenizer: Any, max_tokens: int, device: str, unit: bool) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, max_tokens: int, device: str, unit: bool, bidirectional: bool = False
+    ) -> None:
         self._model, self._tokenizer, self.max_tokens, self._device = model, tokenizer, max_tokens, device
-        self._unit = unit
+        self._unit, self._both = unit, bidirectional
+
+    def _attend(self, mask: Any) -> Any:
+        """The mask that the model gets: of tokens, or added to scores, which leaves no causal mask beside it."""
+        if not self._both:
+            return mask
+        added = (1 - mask[:, None, None, :].to(self._model.dtype)) * -1e4
+        return added.expand(-1, 1, mask.shape[1], -1)
+
+    def sees_later_words(self) -> bool:
+        """Whether the first token's state changes with the last one."""
+        import torch
+
+        ids = torch.arange(1, 7, device=self._device)[None].repeat(2, 1)
+        ids[1, -1] = 7
+        with torch.no_grad():
+            states = self._model(input_ids=ids, attention_mask=self._attend(torch.ones_like(ids))).last_hidden_state
+        return not torch.equal(states[0, 0], states[1, 0])
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """Tokens of each text before anything is cut, marks of start and end included."""
@@ -272,10 +301,11 @@ class TextModel:
         tokens = self._tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self._device)
-        found = self._model(**tokens, output_hidden_states=layer is not None)
+        mask = tokens["attention_mask"]
+        found = self._model(**{**tokens, "attention_mask": self._attend(mask)}, output_hidden_states=layer is not None)
         number = 0 if layer in (None, "embeddings") else int(str(layer).removeprefix("block")) + 1
         hidden = found.last_hidden_state if layer is None else found.hidden_states[number]
-        mask = tokens["attention_mask"][:, :, None].to(hidden.dtype)
+        mask = mask[:, :, None].to(hidden.dtype)
         mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
         return torch.nn.functional.normalize(mean, dim=-1) if self._unit and layer is None else mean
 

@@ -396,7 +396,7 @@ def text_backbone(model: str, pretrained: str | None, seed: int) -> Backbone:
     factory = _registered("text", model, pretrained)
     if factory is not None:
         return factory()
-    if model.startswith("hf-dir:"):
+    if model.startswith(("hf-dir:", "hf-dir-bidirectional:")):
         if pretrained is not None:
             raise ConfigError(f"model {model!r} has weights. Next step: leave pretrained={pretrained!r} out.")
         return _factory("neuroenc.embedding._offline:TextFolder")(model)

@@ -166,6 +166,35 @@ def test_text_layers_are_means_over_tokens(layer):
         TextEmbedder("hf-dir:/nowhere")
 
 
+def test_a_language_model_without_its_causal_mask(tmp_path):
+    import transformers
+
+    from neuroenc.embedding import TextEmbedder
+    from neuroenc.embedding._offline import MiniLM
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(MiniLM()._folder))
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(
+        **shape, intermediate_size=32, num_key_value_heads=1, max_position_embeddings=32, initializer_range=0.5
+    )
+    torch.manual_seed(0)
+    transformers.LlamaModel(config).eval().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["a dog", "a man rides a brown horse on the beach"]
+    found = {
+        name: TextEmbedder(f"{name}:{tmp_path}", cache=False, **PLAIN).embed(texts).values
+        for name in ("hf-dir", "hf-dir-bidirectional")
+    }
+    assert np.abs(found["hf-dir"] - found["hf-dir-bidirectional"]).max() > 0.1
+    # Attention written out: every token sees every token, and none that only fills the batch.
+    both = transformers.LlamaModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    for n, text in enumerate(texts):
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            states = both(input_ids=ids, attention_mask=torch.zeros(1, 1, ids.shape[1], ids.shape[1])).last_hidden_state
+        np.testing.assert_allclose(found["hf-dir-bidirectional"][n], states[0].mean(0), atol=1e-4)
+
+
 def test_layers_of_a_clips_text_tower():
     from neuroenc.embedding import TextEmbedder
 
