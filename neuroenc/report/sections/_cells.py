@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,66 +224,64 @@ def similarity_section(cells: Cells, table: pd.DataFrame) -> Section | None:
     return Section("similarity", "Representational similarity", lead, [block], nav="RSA")
 
 
-def warp_section(cells: Cells, warp: xr.Dataset) -> Section | None:
-    """How far content moves, turns and scales receptive fields."""
+def _panels(
+    cells: Cells, panels: Iterable[tuple[str, str, str, Sequence[str], np.ndarray]], columns: tuple[str, str]
+) -> list[Block]:
+    """For each (title, what it is, unit, rows, numbers (row, voxel)) the medians of groups, and a table of all."""
     groups, said = cells.drawn
-    blocks, rows = [], []
-    for key, values in warp.data_vars.items():
-        numbers = np.asarray(values.transpose("cell", "voxel").values, float)
-        names = [str(c) for c in warp["cell"].values]
+    blocks, tables = [], []
+    for title, what, unit, rows, numbers in panels:
         kept = [k for k, row in enumerate(numbers) if np.isfinite(row).any()]
         if not kept:
             continue
-        medians = group_medians(numbers[kept], groups)
-        title = str(values.attrs.get("long_name", str(key).removeprefix("warp_").replace("_", " ")))
-        unit = str(values.attrs.get("units", ""))
-        kept_names = [names[k] for k in kept]
-        figure = draw_groups(medians, kept_names, groups, label=unit or "median", cmap="cividis")
-        words = "; ".join(f"{name} {number(float(m[0]), digits=2)}" for name, m in zip(kept_names, medians))
+        medians, names = group_medians(numbers[kept], groups), [rows[k] for k in kept]
+        figure = draw_groups(medians, names, groups, label=unit or "median", cmap="cividis")
+        words = "; ".join(f"{name} {number(float(m[0]), digits=2)}" for name, m in zip(names, medians))
         drawn = f"Median over voxels{f', {unit}' if unit else ''}. {said}"
-        alt = f"{title}, median over all voxels: {words}."
-        blocks.append(Block(figure, alt, drawn, heading=title[:1].upper() + title[1:]))
-        for name, line in zip(kept_names, medians):
-            rows.append(group_table(groups, median=line))
-            rows[-1].insert(0, "measure", title)
-            rows[-1].insert(1, "cell", name)
-    if not blocks:
-        return None
-    blocks.append(Block(table=pd.concat(rows, ignore_index=True), about="every measure, cell and group"))
+        alt = f"{what}, median over all voxels: {words}."
+        blocks.append(Block(figure, alt, drawn, heading=title))
+        for name, line in zip(names, medians):
+            tables.append(group_table(groups, median=line))
+            tables[-1].insert(0, columns[0], title)
+            tables[-1].insert(1, columns[1], name)
+    if blocks:
+        about = f"every {columns[0]}, {columns[1]} and group"
+        blocks.append(Block(table=pd.concat(tables, ignore_index=True), about=about))
+    return blocks
+
+
+def warp_section(cells: Cells, warp: xr.Dataset) -> Section | None:
+    """How far content moves, turns and scales receptive fields."""
+    names = [str(c) for c in warp["cell"].values]
+    panels = []
+    for key, values in warp.data_vars.items():
+        title = str(values.attrs.get("long_name", str(key).removeprefix("warp_").replace("_", " ")))
+        title = title[:1].upper() + title[1:]
+        numbers = np.asarray(values.transpose("cell", "voxel").values, float)
+        panels.append((title, title, str(values.attrs.get("units", "")), names, numbers))
+    blocks = _panels(cells, panels, ("measure", "cell"))
     lead = (
         "Spread over stimuli of the transform that the readout applies to each voxel's field. Half the field of view "
         "is 1. Zero is a field that stays where it is; a readout that is free to move fields can also move them for "
         "nothing, so read this beside its gain."
     )
-    return Section("warp", "What content does to receptive fields", lead, blocks, nav="Receptive fields")
+    title = "What content does to receptive fields"
+    return Section("warp", title, lead, blocks, nav="Receptive fields") if blocks else None
 
 
 def gates_section(cells: Cells, gates: xr.DataArray) -> Section | None:
     """What a trunk that is conditioned on subject and region gives every feature space."""
-    groups, said = cells.drawn
     spaces = [str(name) for name in gates["space"].values]
-    blocks, rows = [], []
-    for cell in gates["cell"].values.tolist():
-        numbers = np.asarray(gates.sel(cell=cell).transpose("space", "voxel").values, float)
-        if not np.isfinite(numbers).any():
-            continue
-        medians = group_medians(numbers, groups)
-        figure = draw_groups(medians, spaces, groups, label="gate", cmap="cividis")
-        words = "; ".join(f"{name} {number(float(m[0]), digits=2)}" for name, m in zip(spaces, medians))
-        alt = f"Gates of {cell}, median over all voxels: {words}."
-        blocks.append(Block(figure, alt, f"Median over voxels. {said}", heading=str(cell)))
-        for name, line in zip(spaces, medians):
-            rows.append(group_table(groups, median=line))
-            rows[-1].insert(0, "cell", cell)
-            rows[-1].insert(1, "space", name)
-    if not blocks:
-        return None
-    blocks.append(Block(table=pd.concat(rows, ignore_index=True), about="every space and group"))
+    numbers = np.asarray(gates.transpose("cell", "space", "voxel").values, float)
+    names = [str(c) for c in gates["cell"].values]
+    panels = [(name, f"Gates of {name}", "gate", spaces, own) for name, own in zip(names, numbers)]
+    blocks = _panels(cells, panels, ("cell", "space"))
     lead = (
         "Weight from 0 to 1 that each subject's region gives a feature space before the trunk that all share. Only "
         "differences between groups in one row can be read: weights behind a gate scale with it."
     )
-    return Section("gates", "What each region takes from each feature space", lead, blocks, nav="Gates")
+    title = "What each region takes from each feature space"
+    return Section("gates", title, lead, blocks, nav="Gates") if blocks else None
 
 
 def conflict_section(conflict: xr.DataArray) -> Section:
