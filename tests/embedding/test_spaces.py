@@ -242,14 +242,15 @@ def test_a_killed_training_ends_where_it_would_have_ended(settings, orders, tmp_
     def stop(self, model, optimiser, state, best=None):
         save(self, model, optimiser, state, best)
         epochs.append(state["epoch"])
-        if epochs == [1, 2, 3]:
+        if epochs == [1, 2]:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Checkpoint, "save", stop)
+    monkeypatch.setattr("neuroenc.embedding.spaces._towers.EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train_space("ranked", orders, tmp_path / "again", miner=miner, **how, **QUIET)
     again = train_space("ranked", orders, tmp_path / "again", miner=miner, **how, **QUIET)
-    assert epochs == [1, 2, 3, 4]
+    assert epochs == [1, 2, 3]
     texts = [c for several in orders.captions for c in several]
     assert np.array_equal(whole.embed(texts).values, again.embed(texts).values)
     assert sorted(p.name for p in (tmp_path / "again").iterdir()) == sorted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from neuroenc.embedding._losses import info_nce, ranking_hinge
 from neuroenc.embedding.spaces._static import find_words, word_counter
 
 _BUCKETS = 2**15
+#: Seconds between two states that a killed run can go on from.
+EVERY = 20.0
 #: Characters of a caption that are read.
 MAX_CHARACTERS = 256
 
@@ -37,7 +40,7 @@ def train(
     show: bool = True,
     desc: str = "training",
 ) -> None:
-    """Adam with a cosine to zero over ``epochs`` passes of ``n`` rows; a run that was killed goes on, epoch by epoch.
+    """Adam with a cosine to zero over ``epochs`` passes of ``n`` rows; a run that was killed goes on.
 
     Parameters
     ----------
@@ -54,6 +57,7 @@ def train(
     found = None if checkpoint is None else checkpoint.resume(model, optimiser, "cpu")
     if found is not None:
         begin, mean = int(found[0]["epoch"]), dict(found[1])
+    saved = time.monotonic()
     model.train()
     with progress(desc=desc, total=epochs * batches, show=show, unit="batch") as bar, torch.random.fork_rng(devices=[]):
         bar.update(begin * batches)
@@ -73,7 +77,8 @@ def train(
             if epoch >= epochs - soup:
                 state = {k: v.detach() / soup for k, v in model.state_dict().items()}
                 mean = {k: mean[k] + v if k in mean else v.clone() for k, v in state.items()}
-            if checkpoint is not None:
+            if checkpoint is not None and time.monotonic() - saved >= EVERY and epoch + 1 < epochs:
+                saved = time.monotonic()
                 checkpoint.save(model, optimiser, {"epoch": epoch + 1}, mean)
     if soup > 1:
         model.load_state_dict(mean)
