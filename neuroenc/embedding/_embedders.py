@@ -554,8 +554,8 @@ class TextEmbedder(_Embedder):
 
             mean = unit_norm(torch.from_numpy(mean)).numpy()
         made = provenance(step="embed_captions", captions=found.attrs["provenance"])
-        made = self._labelled(mean, stimuli.ids, self.layer, "mean over captions", self.normalise, made)
-        return mark_trained(made, self.backbone, stimuli)
+        features = self._labelled(mean, stimuli.ids, self.layer, "mean over captions", self.normalise, made)
+        return mark_trained(features, self.backbone, stimuli)
 
     def _cut(self, texts: list[str], device: str) -> dict[str, Any]:
         """Which texts are longer than the model reads, for models that count tokens."""

@@ -205,14 +205,14 @@ def _skip_grams(lines: Sequence[np.ndarray], often: np.ndarray, settings: Mappin
     # Words more frequent than this are thinned out; of a small vocabulary, those above its average.
     often_is = max(1e-3, 1 / len(often))
     keep = np.minimum(1, np.sqrt(often_is / np.maximum(share, 1e-12)))
-    a, b = _neighbours(lines, settings["window"])
-    a, b = torch.from_numpy(np.r_[a, b]), torch.from_numpy(np.r_[b, a])
+    left, right = _neighbours(lines, settings["window"])
+    a, b = torch.from_numpy(np.r_[left, right]), torch.from_numpy(np.r_[right, left])
     kept = torch.from_numpy(keep).float()
     noise = torch.from_numpy(share**0.75).float().cumsum(0)
-    model = nn.ModuleDict({"words": nn.Embedding(len(often), settings["dims"])})
-    model["contexts"] = nn.Embedding(len(often), settings["dims"])
-    for part in model.values():
+    vectors, contexts = (nn.Embedding(len(often), settings["dims"]) for _ in range(2))
+    for part in (vectors, contexts):
         nn.init.uniform_(part.weight, -0.5 / settings["dims"], 0.5 / settings["dims"])
+    model = nn.ModuleDict({"words": vectors, "contexts": contexts})
 
     def loss(rows: np.ndarray) -> Any:
         chosen = torch.from_numpy(rows)
@@ -220,13 +220,13 @@ def _skip_grams(lines: Sequence[np.ndarray], often: np.ndarray, settings: Mappin
         here = torch.rand(len(chosen)) < kept[one] * kept[other]
         one, other = one[here], other[here]
         false = torch.searchsorted(noise, torch.rand(len(one), 5) * noise[-1]).clamp(max=len(often) - 1)
-        x = model["words"](one)
-        right = (x * model["contexts"](other)).sum(-1)
-        wrong = torch.einsum("nd,nkd->nk", x, model["contexts"](false))
+        x = vectors(one)
+        true = (x * contexts(other)).sum(-1)
+        wrong = torch.einsum("nd,nkd->nk", x, contexts(false))
         logsigmoid = nn.functional.logsigmoid
-        return -(logsigmoid(right) + logsigmoid(-wrong).sum(1)).mean()
+        return -(logsigmoid(true) + logsigmoid(-wrong).sum(1)).mean()
 
     if not len(a):
         raise DataError("no caption has two known words beside each other, which skip-grams are made of.")
     train(model, loss, len(a))
-    return model["words"].weight.detach().numpy()
+    return vectors.weight.detach().numpy()

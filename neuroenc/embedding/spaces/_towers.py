@@ -163,6 +163,9 @@ class TextTower(nn.Module):
 class ImageTower(nn.Module):
     """Linear map of a frozen backbone's vectors, scaled by their training statistics, to unit vectors."""
 
+    mean: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, width: int, dims: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
@@ -265,8 +268,8 @@ def fit_towers(
         asked = rows if seen is not None else captions[0]
         mined = None if hard[0] is None else hard[0][asked]
         keep = np.zeros(len(rows), bool) if mined is None else (mined >= 0).all(1)
-        own = [] if mined is None else [mined[keep].ravel()]
-        vectors = text([tokens[n] for n in np.concatenate([*captions, *own])])
+        further = [] if mined is None else [mined[keep].ravel()]
+        vectors = text([tokens[n] for n in np.concatenate([*captions, *further])])
         first = model["image"](seen[torch.from_numpy(rows)]) if seen is not None else vectors[: len(rows)]
         begin = len(rows) * (len(captions) - 1)
         second = vectors[begin : begin + len(rows)]
@@ -280,10 +283,11 @@ def fit_towers(
             return score(first, second, **options)
         # Queries for which the miner found fewer than k have no hard negatives of their own.
         parts = []
-        for chosen, own in ((keep, extra.view(int(keep.sum()), mined.shape[1], -1)), (~keep, None)):
+        own: Any = extra.view(int(keep.sum()), mined.shape[1], -1)
+        for chosen, hardest in ((keep, own), (~keep, None)):
             at = torch.from_numpy(np.flatnonzero(chosen))
             if len(at):
-                parts.append(len(at) / len(rows) * score(first[at], second, at, hard=own, **options))
+                parts.append(len(at) / len(rows) * score(first[at], second, at, hard=hardest, **options))
         return torch.stack(parts).sum()
 
     fit(model, loss, len(of), before=mine)

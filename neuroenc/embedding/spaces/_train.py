@@ -70,7 +70,7 @@ def train_space(
     captions: Any,
     out: str | os.PathLike[str],
     *,
-    images: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | bool | None = None,
     image_model: str = "efficientnet-lite0",
     held_out: Any = (),
     miner: Callable[..., Any] | None = None,
@@ -245,7 +245,7 @@ def _stimuli(captions: Any, images: Any) -> Stimuli:
             if not isinstance(caption, str) or not caption.strip() or not str(stimulus).strip():
                 raise DataError(f"captions, row {n + 1}: stimulus or caption is empty. Next step: leave that row out.")
             told.setdefault(unicodedata.normalize("NFC", str(stimulus)), []).append(caption)
-        found = Stimuli(list(told), captions=list(told.values()), source=str(captions)[:200])
+        found = Stimuli(list(told), captions=list(told.values()), source=str(captions)[:200])  # type: ignore[arg-type]
     if not len(found):
         raise DataError("there are 0 captions to train on.")
     if images is True and found.images is None:
