@@ -824,6 +824,7 @@ def test_a_query_that_stands_in_the_support_is_counted(study, tmp_path):
     assert (clean, leaked) == (0, 40)
 
 
+@pytest.mark.slow
 def test_time_order_and_supports_of_one_category(study, tmp_path):
     """Gains fall a lot over the session: those who follow them win on its last stimuli, and only in time order."""
     folder, _, _ = study

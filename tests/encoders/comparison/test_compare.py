@@ -228,6 +228,7 @@ def test_processes_give_the_same_numbers(planted, tmp_path):
     assert_same_files(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_numbers(planted, tmp_path):
     distributed = pytest.importorskip("distributed")
     features, responses = planted
