@@ -16,4 +16,4 @@ from ._registry import (
     register_backbone as register_backbone,
 )
 from ._windows import embed_windows as embed_windows
-from .spaces._train import train_space as train_space
+from .spaces._train import space_settings as space_settings, train_space as train_space

@@ -12,11 +12,12 @@ import xarray as xr
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc._core.tables import check_columns
-from neuroenc.data import make_features
+from neuroenc.data import Stimuli, make_features
+from neuroenc.embedding._embedders import mark_trained
 
 
 def caption_grid(
-    table: pd.DataFrame, ids: Sequence[str] | np.ndarray, embedder: Any, *, grid: tuple[int, int] = (8, 8)
+    table: pd.DataFrame, ids: Stimuli | Sequence[str] | np.ndarray, embedder: Any, *, grid: tuple[int, int] = (8, 8)
 ) -> xr.DataArray:
     """Grid of caption embeddings ``z[n, :, row, column]``: mean text vector per cell, zero where none.
 
@@ -25,8 +26,9 @@ def caption_grid(
     table : DataFrame
         Columns ``stimulus``, ``row`` (0 at the top), ``column`` (0 at the left) and ``caption``. Several captions of
         a cell are averaged.
-    ids : sequence or array of str (n,)
-        Stimuli of the map, in its order. One without captions is all zero.
+    ids : Stimuli, or sequence or array of str (n,)
+        Stimuli of the map, in its order. One without captions is all zero. Whole `Stimuli` let a space that was trained
+        on their own captions or pictures be told.
     embedder : TextEmbedder
         Or anything whose ``embed(list of str)`` gives an array (text, feature). Equal captions are embedded once.
     grid : (int, int)
@@ -63,7 +65,8 @@ def caption_grid(
     if not pair or not all(isinstance(g, (int, np.integer)) and not isinstance(g, bool) and g >= 1 for g in grid):
         raise ConfigError(f"grid={grid!r} must be a positive number of rows and of columns, such as (8, 8).")
     grid = (int(grid[0]), int(grid[1]))
-    ids = [str(i) for i in ids]
+    whole = ids if isinstance(ids, Stimuli) else None
+    ids = [str(i) for i in (ids if whole is None else whole.ids)]
     place = {name: n for n, name in enumerate(ids)}
     if len(place) < len(ids):
         raise DataError(f"ids name {len(ids) - len(place)} stimuli twice.")
@@ -99,7 +102,16 @@ def caption_grid(
         provenance=provenance(step="caption_grid", grid=list(grid), captions=str(attrs.get("provenance", ""))),
     )
     maps.attrs["empty"] = float((count == 0).mean())
-    return maps
+    told: list[list[str]] = [[] for _ in ids]
+    for place_of, text in zip(stimulus.map(place), texts):
+        told[place_of].append(text)
+    backbone = getattr(embedder, "backbone", None)
+    maps = mark_trained(maps, backbone, Stimuli(ids, captions=told))
+    if whole is None:
+        return maps
+    of_cells = maps["trained_on"] if "trained_on" in maps.coords else False
+    maps = mark_trained(maps, backbone, whole)
+    return maps.assign_coords(trained_on=of_cells | maps["trained_on"]) if "trained_on" in maps.coords else maps
 
 
 def _whole_numbers(table: pd.DataFrame, column: str, n: int) -> np.ndarray:

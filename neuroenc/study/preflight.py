@@ -20,6 +20,7 @@ from neuroenc._core.tables import read_table
 from neuroenc.embedding import ImageEmbedder, TextEmbedder
 from neuroenc.retrieval import as_bank
 from neuroenc.study.config import (
+    COMPARED,
     CaptionsConfig,
     CompareConfig,
     DataConfig,
@@ -68,6 +69,13 @@ def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLi
     if command != "caption":
         for name, space in config.features.items():
             _check_space("features" if name == "features" else f"features.{name}", space, config.data, labels)
+    kinds = {space.kind for space in config.features.values()}
+    if command == "run" and kinds and kinds <= set(COMPARED):
+        raise ConfigError(
+            f"neuroenc run reads vectors of stimuli; [features] has only kind {', '.join(sorted(kinds))}, which "
+            "comparisons read. Next step: neuroenc compare, or another kind (a space of your own captions: neuroenc "
+            "space train ... --held-out FILE, and its folder as model)."
+        )
     if command == "compare" and config.compare:
         _check_compare(config.compare, config.features)
     if command == "caption" and config.captions:
@@ -188,7 +196,8 @@ def _check_space(where: str, config: FeaturesConfig, source: DataConfig, labels:
                 f"[{where}] {config.samples or config.file} lacks {len(missing)} stimuli, first {missing[0]!r}."
             )
         return
-    _needs(where, f'kind = "{config.kind}"', source, config.kind in ("image", "pixels"), config.kind == "captions")
+    images, captions = config.kind in ("image", "pixels"), config.kind in ("captions", "trained")
+    _needs(where, f'kind = "{config.kind}"', source, images, captions)
     with _named(f"{where}.model"):
         if config.kind == "image":
             image_embedder(config)

@@ -280,8 +280,9 @@ def _check_space(name: str, space: FeaturesConfig, config: StudyConfig, command:
     if "/" in name or not name:
         raise ConfigError(f"[features.{name}]: a name must not be empty nor hold '/'.")
     for other in space.spaces:
-        if other not in config.features or config.features[other].kind in ("join", "pixels"):
-            legal = [k for k, v in config.features.items() if v.kind not in ("join", "pixels")]
+        alone = ("join", "pixels", "trained")
+        if other not in config.features or config.features[other].kind in alone:
+            legal = [k for k, v in config.features.items() if v.kind not in alone]
             raise ConfigError(unknown_name(f"space in {where}.spaces:", other, legal))
     if space.kind == "dense" and not space.table and config.data.name != "world":
         raise ConfigError(f'[{where}] kind = "dense" needs table, a CSV of captions of grid cells.')

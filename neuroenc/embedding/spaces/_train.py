@@ -145,7 +145,7 @@ def train_space(
     """
     from neuroenc.embedding._embedders import ImageEmbedder, TextEmbedder
 
-    found = check_settings(kind, settings)
+    found = space_settings(kind, settings)
     towers = kind in ("ranked", "grounded")
     if not towers and (images is not None or miner is not None):
         raise ConfigError(
@@ -199,10 +199,23 @@ def train_space(
     return TextEmbedder(name)
 
 
-def check_settings(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a kind, with its defaults for those that are not given.
+def space_settings(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a kind of space: those that are given, and defaults of the others.
 
-    >>> check_settings("bow", {"dims": 20})
+    Parameters
+    ----------
+    kind : str
+        As of `train_space`.
+    settings : mapping
+
+    Raises
+    ------
+    ConfigError
+        An unknown kind, a setting that the kind does not read, or an illegal value.
+
+    Examples
+    --------
+    >>> space_settings("bow", {"dims": 20})
     {'dims': 20, 'min_count': 2}
     """
     one_of("kind of space", kind, KINDS)

@@ -84,7 +84,9 @@ def fit_job(job: Job, source: Source, threads: int = 1, checkpoint: Path | None 
 def _ridge(job: Job, source: Source) -> Fitted:
     options, rows = job.cell.options, job.rows
     pool = options.get("pool")
-    read = (source.features(job.cell.features, r).astype(np.float32, copy=False) for r in (rows.train, rows.test))
+    read = (
+        source.features(job.cell.features, r, job.fold).astype(np.float32, copy=False) for r in (rows.train, rows.test)
+    )
     X, T = (_labelled(pool_cells(maps, pool)) for maps in read)
     Y = source.responses(rows.train, job.voxels).values
     validation = np.isin(rows.train, rows.validation)
@@ -148,8 +150,8 @@ def _encoder(
 
 def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     cell, rows, spaces = job.cell, job.rows, source.spaces.get(job.cell.features, [])
-    X, Y = source.features(cell.features, rows.train), source.responses(rows.train, job.voxels)
-    context = source.features(cell.context, rows.train) if cell.context else None
+    X, Y = source.features(cell.features, rows.train, job.fold), source.responses(rows.train, job.voxels)
+    context = source.features(cell.context, rows.train, job.fold) if cell.context else None
     held = np.flatnonzero(np.isin(rows.train, rows.validation))
     rank = _matched_rank(cell.options["matches"], X, context, len(job.voxels)) if "matches" in cell.options else None
     tried = []
@@ -181,8 +183,8 @@ def _trained(job: Job, source: Source, checkpoint: Path | None) -> Fitted:
     if len(final.tasks_) > 1 and final.model_.core is not None and final.model_.core.n_parameters:
         conflict = final.gradient_conflict(X, Y, context=context)
         record["conflict"] = {"tasks": conflict["task"].values.tolist(), "cosines": conflict.values.tolist()}
-    T = source.features(cell.features, rows.test)
-    context = source.features(cell.context, rows.test) if cell.context else None
+    T = source.features(cell.features, rows.test, job.fold)
+    context = source.features(cell.context, rows.test, job.fold) if cell.context else None
     curves = [{"candidate": n, **row} for n, t in enumerate(tried) for row in t[2].curves_.to_dict("records")]
     extras = _extras(final, T, context, len(job.voxels))
     return Fitted(_predict(final, T, context), validation_r, record, curves, extras)
@@ -272,6 +274,7 @@ def compare(
     ----------
     features : mapping of name to DataArray
         (stimulus, feature), (stimulus, token, feature) or (stimulus, channel, y, x); every stimulus of the responses.
+        A space that was trained anew for each outer fold, on its training stimuli, has the first dimension ``fold``.
     readouts : mapping of label to settings, or names
         See `neuroenc.encoders.readout`; settings are the readout's options, arguments of `ReadoutEncoder`,
         ``readout`` (which one the label stands for), ``context`` (a feature space) and ``search``.
@@ -358,9 +361,8 @@ def compare(
     indices = {name: _rows_of(name, space, responses) for name, space in spaces.items()}
     ceiling = check_ceiling(noise_ceiling, responses)
     folds = grid.make_folds(responses, cv, validation, seed)
-    tested = np.unique(np.concatenate([fold.test for fold in folds]))
     for name, space in spaces.items():
-        check_unseen(space.isel(stimulus=indices[name][tested]), f"feature space {name!r}")
+        _check_folds(name, space, indices[name], folds)
     jobs = grid.make_jobs([*chosen, *joint], folds, responses, n_candidates, seed)
     # Gone with the last reference to the comparison.
     kept = tempfile.TemporaryDirectory(prefix="neuroenc-compare-") if out is None else None
@@ -384,7 +386,8 @@ def compare(
         noise_ceiling=ceiling,
         n_bootstraps=n_bootstraps,
         seed=seed,
-        features={name: (space.values, indices[name]) for name, space in spaces.items()},
+        # Those of different folds have no geometry in common.
+        features={k: (space.values, indices[k]) for k, space in spaces.items() if grid.FOLD not in space.dims},
         keep=kept,
     )
 
@@ -405,19 +408,36 @@ def _check_responses(responses: xr.DataArray) -> None:
         raise DataError(f"{len(empty)} voxels have no response at all (first: {names}). Next step: drop them.")
 
 
+def _check_folds(name: str, space: xr.DataArray, rows: np.ndarray, folds: Sequence[grid.Fold]) -> None:
+    """Refuse a space that was trained on a stimulus on which it is tested, or has other folds than the comparison."""
+    if grid.FOLD in space.dims and len(space) != len(folds):
+        raise DataError(
+            f"feature space {name!r} is of {len(space)} folds, and the comparison has {len(folds)}. Next step: train "
+            "it for the folds of make_folds(responses, cv, validation, seed), in their order."
+        )
+    tested = [fold.test for fold in folds] if grid.FOLD in space.dims else [np.concatenate([f.test for f in folds])]
+    for k, test in enumerate(tested):
+        own = space.isel(fold=k) if grid.FOLD in space.dims else space
+        check_unseen(own.isel(stimulus=rows[np.sort(test)]), f"feature space {name!r}")
+
+
 def _rows_of(name: str, space: xr.DataArray, responses: xr.DataArray) -> np.ndarray:
     """Row of the feature space for every row of the responses."""
-    if not isinstance(space, xr.DataArray) or tuple(map(str, space.dims)) not in _DIMS:
+    dims = tuple(str(dim) for dim in space.dims if dim != grid.FOLD) if isinstance(space, xr.DataArray) else ()
+    if dims not in _DIMS or grid.FOLD in space.dims[1:]:
         found = tuple(map(str, space.dims)) if isinstance(space, xr.DataArray) else type(space).__name__
         raise DataError(
             f"feature space {name!r} is {found}; legal are (stimulus, feature), (stimulus, token, feature) and "
-            "(stimulus, channel, y, x). Next step: neuroenc.data.make_features."
+            "(stimulus, channel, y, x), with fold before them where each outer fold has its own. Next step: "
+            "neuroenc.data.make_features."
         )
     if space.dtype.kind == "f" and not np.isfinite(space.values).all():
         raise DataError(f"feature space {name!r} holds NaN or infinite values.")
     if space.dtype.kind not in "fiu":
         raise DataError(f"feature space {name!r} has dtype {space.dtype}; expected numbers.")
-    number = xr.DataArray(np.arange(len(space)), dims="stimulus", coords={"stimulus": space["stimulus"].values})
+    number = xr.DataArray(
+        np.arange(space.sizes["stimulus"]), dims="stimulus", coords={"stimulus": space["stimulus"].values}
+    )
     try:
         return np.asarray(match(number, responses).values)
     except DataError as error:

@@ -20,6 +20,8 @@ from neuroenc.encoders._folds import resolve_folds
 from neuroenc.encoders._labels import channel_labels, sample_coords
 from neuroenc.encoders.linear._reduce import check_reduction
 
+#: First dimension of a feature space that was trained anew for each outer fold.
+FOLD = "fold"
 #: Readouts that least squares solves; they need no torch.
 CLOSED_FORM = ("linear", "pooled")
 _RIDGE_OPTIONS = ("pool", "alphas", "cv", "reduce", "n_components")
@@ -445,7 +447,8 @@ class Fitted:
 class Source:
     """Feature spaces and responses, wherever the fits run: ``responses``, ``features-NAME`` and ``index-NAME``.
 
-    ``index-NAME`` gives, for every row of the responses, the row of the feature space.
+    ``index-NAME`` gives, for every row of the responses, the row of the feature space. A space that every outer fold
+    has its own of stands as ``features-NAME@FOLD``.
     """
 
     arrays: dict[str, Shared]
@@ -457,9 +460,13 @@ class Source:
     spaces: dict[str, list[str]] = field(default_factory=dict)
     """Name of every channel's feature space, where channels of a joined space have them."""
 
-    def features(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Features of some rows of the responses."""
-        return np.asarray(self.arrays[f"features-{name}"].load()[self.arrays[f"index-{name}"].load()[rows]])
+    def _array(self, name: str, fold: int) -> str:
+        own = f"features-{name}@{fold}"
+        return own if own in self.arrays else f"features-{name}"
+
+    def features(self, name: str, rows: np.ndarray, fold: int) -> np.ndarray:
+        """Features of some rows of the responses, as an outer fold has them."""
+        return np.asarray(self.arrays[self._array(name, fold)].load()[self.arrays[f"index-{name}"].load()[rows]])
 
     def responses(self, rows: np.ndarray, voxels: np.ndarray) -> xr.DataArray:
         """Responses of some rows and voxels, with the voxels' subjects and other names where they have them."""
@@ -474,7 +481,7 @@ class Source:
         """Hash of all that decides what a job gives."""
         cell = job.cell
         names = cell.spaces
-        used = [f"{part}-{name}" for name in names if name for part in ("features", "index")]
+        used = [key for name in names if name for key in (self._array(name, job.fold), f"index-{name}")]
         data = [self.hashes[name] for name in ("responses", *used)]
         # Which axis holds channels, and which voxels share a readout, decide as much as the numbers do.
         forms: list[Any] = [*(self.kinds.get(name) for name in names), self.subjects]
@@ -494,14 +501,17 @@ def make_source(
     subjects = [str(s) for s in responses["subject"].values] if shared else []
     arrays = {"responses": np.asarray(responses.values)}
     for name, space in features.items():
-        arrays[f"features-{name}"] = np.asarray(space.values)
+        if FOLD in space.dims:
+            arrays |= {f"features-{name}@{k}": np.ascontiguousarray(own) for k, own in enumerate(space.values)}
+        else:
+            arrays[f"features-{name}"] = np.asarray(space.values)
         arrays[f"index-{name}"] = indices[name]
     names = {str(k): c for k, c in responses.coords.items() if c.dims == ("voxel",) and c.dtype.kind in "UOS"}
     labels = {name: [str(v) for v in coord.values] for name, coord in names.items() if name not in ("voxel", "subject")}
     return Source(
         {name: share(values) for name, values in arrays.items()},
         {name: hash_array(values) for name, values in arrays.items()},
-        {name: ",".join(map(str, space.dims)) for name, space in features.items()},
+        {name: ",".join(str(dim) for dim in space.dims if dim != FOLD) for name, space in features.items()},
         subjects,
         labels,
         {name: found for name, space in features.items() if (found := channel_labels(space))},

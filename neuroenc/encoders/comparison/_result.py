@@ -356,8 +356,9 @@ class Comparison:
         """Representational similarity beside encoding: one row a group and model, Spearman r of their RDMs.
 
         ``of`` "prediction": the RDM of a cell's held-out predictions, whose features are weighted by the fit; ``of``
-        "features": that of a feature space as it is. Groups of five voxels or more count, over the stimuli that all of
-        their voxels saw (at most 120, the same for all models); intervals are over stimuli.
+        "features": that of a feature space as it is, unless each fold has its own of it. Groups of five voxels or more
+        count, over the stimuli that all of their voxels saw (at most 120, the same for all models); intervals are over
+        stimuli.
 
         References: Kriegeskorte, Mur & Bandettini (2008), Front. Syst. Neurosci. 2:4; Khaligh-Razavi & Kriegeskorte
         (2014), PLoS Comput. Biol. 10:e1003915 (weighted features).

@@ -87,7 +87,7 @@ def fit_unique(job: Job, source: Source) -> Fitted:
     split = [(np.flatnonzero(~validation), np.flatnonzero(validation))]
     parts = {}
     for name in options["spaces"]:
-        X, T = (source.features(name, r).astype(np.float32, copy=False) for r in (rows.train, rows.test))
+        X, T = (source.features(name, r, job.fold).astype(np.float32, copy=False) for r in (rows.train, rows.test))
         parts[name] = _components(X, T, options["n_components"], job.seed)
     arrays, n_parameters, inner = Tensors(), 0, np.zeros(len(job.voxels))
     for subset in subsets_of(options["spaces"]):

@@ -11,6 +11,7 @@ from .captions import (
 )
 from .compare import CompareConfig as CompareConfig, LayersConfig as LayersConfig, RegionsConfig as RegionsConfig
 from .data import (
+    COMPARED as COMPARED,
     FEATURES as FEATURES,
     WORLD as WORLD,
     DataConfig as DataConfig,

@@ -158,12 +158,15 @@ class DataConfig(Table):
             )
 
 
+#: Kinds of feature spaces that comparisons read, and runs do not.
+COMPARED = ("pixels", "dense", "join", "trained")
 #: Keys of a feature space that each kind reads, besides ``standardise``.
 FEATURES = {
     "image": ("model", "pretrained", "layer", "layers", "pooling", "normalise", "preprocessing"),
     "captions": ("model", "pretrained", "layer", "normalise"),
     "dense": ("model", "pretrained", "layer", "normalise", "grid", "table"),
     "join": ("spaces", "grid"),
+    "trained": ("train", "settings"),
     "pixels": ("size",),
     "file": ("file", "samples"),
 }
@@ -178,8 +181,10 @@ class FeaturesConfig(Table):
         "image": a layer of a vision model. "captions", or "text": text embeddings, averaged over the captions of a
         stimulus.
         "dense": text embeddings of captions of ``grid`` x ``grid`` cells, a map. "join": other spaces side by side.
-        "pixels": the pictures themselves, for trained cores. "file": features of your own. Left out: "file" where there
-        is a ``file``, "join" where there are ``spaces``, else "image".
+        "trained": a text space of the stimuli's own captions, trained anew in each outer fold of a comparison on its
+        training stimuli. "pixels": the pictures themselves, for trained cores. "file": features of your own. Left out:
+        "file" where there is a ``file``, "join" where there are ``spaces``, "trained" where there is ``train``, else
+        "image".
     model
         Name of a model: "world", "conse", "minilm", "efficientnet-lite0", "gabor", "contrast", "colour",
         "torchvision:alexnet", "timm:resnet50.a1_in1k", an open_clip architecture, or the folder of a space that
@@ -207,6 +212,10 @@ class FeaturesConfig(Table):
         whole caption, is the same in all of them; where only vectors are joined, they stay vectors.
     spaces
         Of "join": names of the spaces, such as dense captions and single ones for one readout of both.
+    train
+        Of "trained": kind of space, such as "ppmi"; see `neuroenc.embedding.train_space`.
+    settings
+        Of "trained": settings of that kind, such as ``{ dims = 100 }``.
     table
         Of "dense": CSV with the columns ``stimulus``, ``row``, ``column``, ``caption``; the simulated world has its
         own.
@@ -216,7 +225,7 @@ class FeaturesConfig(Table):
         Of a .npy: CSV whose column ``stimulus`` names its rows; rows of one stimulus must be equal.
     """
 
-    kind: Literal["", "image", "captions", "dense", "join", "pixels", "file"] = ""
+    kind: Literal["", "image", "captions", "dense", "join", "trained", "pixels", "file"] = ""
     model: ModelName = "efficientnet-lite0"
     pretrained: str = ""
     layer: str = ""
@@ -228,6 +237,8 @@ class FeaturesConfig(Table):
     size: Annotated[int, Field(ge=1, le=4096)] = 64
     grid: Annotated[int, Field(ge=1, le=256)] = 8
     spaces: list[str] = []
+    train: str = ""
+    settings: dict[str, Any] = {}
     table: File = ""
     file: File = ""
     samples: File = ""
@@ -238,7 +249,8 @@ class FeaturesConfig(Table):
         if isinstance(given, Mapping) and given.get("kind") == "text":
             return {**given, "kind": "captions"}
         if isinstance(given, Mapping) and given.get("kind", "") == "":
-            return {**given, "kind": "file" if given.get("file") else "join" if given.get("spaces") else "image"}
+            says = {"file": "file", "spaces": "join", "train": "trained"}
+            return {**given, "kind": next((kind for key, kind in says.items() if given.get(key)), "image")}
         return given
 
     @model_validator(mode="after")
@@ -253,6 +265,12 @@ class FeaturesConfig(Table):
                 )
         if self.kind == "join" and len(set(self.spaces)) < 2:
             raise ConfigError(f'kind = "join" needs two spaces or more; found {self.spaces}.')
+        if self.kind == "trained":
+            if not self.train:
+                raise ConfigError('kind = "trained" needs train, the kind of space. Next step: train = "ppmi".')
+            from neuroenc.embedding import space_settings
+
+            space_settings(self.train, self.settings)
         if self.kind == "file" and not self.file:
             raise ConfigError('kind = "file" needs file = "features.nc".')
         if "model" in read and not self.model:

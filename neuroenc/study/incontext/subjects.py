@@ -150,6 +150,8 @@ def _checked(study: Study, part: Part) -> Part:
     for subject in tasks.test:
         if subject.Y_query is None:
             continue
+        assert subject.X_query is not None
+        data.check_unseen(subject.X_query, f"{subject.name}, queries")
         pool, query = (set(a["stimulus"].values.astype(str).tolist()) for a in (subject.Y, subject.Y_query))
         if pool & query:
             raise DataError(

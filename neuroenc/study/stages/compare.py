@@ -11,12 +11,15 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.tables import write_table
+from neuroenc._version import __version__
 from neuroenc.data import EncodingData, Stimuli
+from neuroenc.embedding import TextEmbedder, train_space
 from neuroenc.encoders.comparison import (
     Cell,
     Comparison,
+    Fold,
     build_cells,
     compare as compare_cells,
     make_folds,
@@ -44,15 +47,17 @@ def compare(study: Study) -> dict[str, Any]:
     missing = float(np.isnan(responses.values).mean())
     unseen = f", {missing:.0%} not seen" if missing else ""
     study.say(f"    {responses.shape[0]} stimuli, {responses.shape[1]} voxels{unseen}")
-    make_folds(responses, config.cv, config.validation, whole.seed)
+    folds = make_folds(responses, config.cv, config.validation, whole.seed)
     spaces: dict[str, xr.DataArray] = {}
     made = make_spaces(with_joined(whole.features, used), stimuli, study.progress)
     for name, settings in whole.features.items():
         if name in used:
-            space = made[name]
+            space = _trained(study, name, stimuli, responses, folds) if settings.kind == "trained" else made[name]
             spaces[name] = data.match(space, _once(responses)) if settings.kind == "file" else space
             scaled = "" if settings.standardise else "; standardised, as every space of a comparison"
-            study.say(f"    {name}: {' x '.join(map(str, spaces[name].shape[1:]))}{scaled}")
+            width = " x ".join(str(n) for dim, n in spaces[name].sizes.items() if dim not in ("fold", "stimulus"))
+            anew = ", trained anew in each fold" if settings.kind == "trained" else ""
+            study.say(f"    {name}: {width}{anew}{scaled}")
         else:
             # Kept by name, so that cells are named as in the config; no cell reads it.
             spaces[name] = xr.DataArray(np.zeros((0, 0), np.float32), dims=("stimulus", "feature"))
@@ -74,6 +79,36 @@ def compare(study: Study) -> dict[str, Any]:
         say=study.say,
     )
     return {"comparison": found}
+
+
+def _trained(
+    study: Study, name: str, stimuli: Stimuli | None, responses: xr.DataArray, folds: Sequence[Fold]
+) -> xr.DataArray:
+    """Features (fold, stimulus, feature) of a text space that is trained on all but the test stimuli of each fold."""
+    settings, seed = study.config.features[name], study.config.seed
+    if stimuli is None or stimuli.captions is None:
+        raise ConfigError(f'[features.{name}] train = "{settings.train}" needs captions. Next step: [data] captions.')
+    ids = responses["stimulus"].values.astype(str)
+    parts, seen = [], []
+    for k, fold in enumerate(folds):
+        tested = np.unique(ids[fold.test])
+        inputs = [settings.train, settings.settings, stimuli.ids, stimuli.captions, tested, seed, __version__]
+
+        def train(inputs: list[Any] = inputs, tested: np.ndarray = tested) -> dict[str, Any]:
+            folder = study.store.part("space", inputs).folder / "space"
+            options = {"seed": seed, "progress": study.progress, **settings.settings}
+            space = train_space(settings.train, stimuli, folder, held_out=tested, **options)
+            return {"features": TextEmbedder(space.model, cache=False, progress=False).embed_captions(stimuli)}
+
+        study.say(f"    {name}: training for fold {k + 1} of {len(folds)}")
+        found = study.store.keep("space", inputs, train)["features"]
+        parts.append(found.values)
+        seen.append(found["trained_on"].values if "trained_on" in found.coords else np.zeros(len(stimuli), bool))
+    # Words of a fold may be fewer: what it lacks is 0 for every stimulus, which no readout has a weight for.
+    width = max(part.shape[1] for part in parts)
+    values = np.stack([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts])
+    coords = {"stimulus": stimuli.ids, "trained_on": (("fold", "stimulus"), np.stack(seen))}
+    return xr.DataArray(values, dims=("fold", "stimulus", "feature"), coords=coords, name="features")
 
 
 def cells_of(config: CompareConfig, features: Iterable[str]) -> list[Cell]:

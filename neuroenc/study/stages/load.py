@@ -23,7 +23,7 @@ from neuroenc._core.tables import read_table, whole_numbers
 from neuroenc.data import EncodingData, Stimuli, find_pictures
 from neuroenc.data.simulate import describe_cells, simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, caption_grid
-from neuroenc.study.config import WORLD, DataConfig, FeaturesConfig, StudyConfig
+from neuroenc.study.config import COMPARED, WORLD, DataConfig, FeaturesConfig, StudyConfig
 from neuroenc.study.study import Study, stage
 
 _SAMPLES = ("stimulus", "subject", "session", "run", "repeat")
@@ -117,8 +117,8 @@ def embed(study: Study) -> dict[str, Any]:
     if "features" in study.given:
         spaces = {k: flatten(data.validate_features(v)) for k, v in study.given["features"].items()}
     else:
-        # Pixels, grids of captions and joined spaces are maps of the comparison.
-        wanted = {k: v for k, v in study.config.features.items() if v.kind not in ("pixels", "dense", "join")}
+        # Pixels, grids of captions, joined spaces and those trained in its folds are of the comparison.
+        wanted = {k: v for k, v in study.config.features.items() if v.kind not in COMPARED}
         spaces = {k: flatten(v) for k, v in make_spaces(wanted, study.stimuli, study.progress).items()}
     for name, space in spaces.items():
         study.say(f"    {name}: {space.shape[1]} features")
@@ -261,7 +261,7 @@ def make_spaces(
 ) -> dict[str, xr.DataArray]:
     """Features of each space by name; layers of one image model are computed in one forward pass.
 
-    Spaces that others join must be among them.
+    Spaces that others join must be among them; those that are trained within folds are left out.
     """
     together: dict[str, list[str]] = {}
     for name, config in features.items():
@@ -275,11 +275,12 @@ def make_spaces(
             made = image_embedder(features[names[0]], progress, list(layers)).embed_layers(stimuli)
             found |= {name: made[features[name].layer] for name in names}
     for name, config in features.items():
-        if name not in found and config.kind != "join":
+        if name not in found and config.kind not in ("join", "trained"):
             found[name] = make_features(config, stimuli, progress)
     return {
         name: join_features({k: found[k] for k in config.spaces}, config.grid) if config.kind == "join" else found[name]
         for name, config in features.items()
+        if config.kind != "trained"
     }
 
 
@@ -351,7 +352,7 @@ def make_features(config: FeaturesConfig, stimuli: Stimuli | None, progress: boo
         table = read_table(config.table, ("stimulus", "row", "column", "caption"), what="[features] table")
     else:
         table = describe_cells(stimuli, cells)
-    return caption_grid(table, stimuli.ids, text, grid=cells)
+    return caption_grid(table, stimuli, text, grid=cells)
 
 
 def _pixels(stimuli: Stimuli, size: int) -> xr.DataArray:
