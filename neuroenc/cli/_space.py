@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="Feature spaces of your own caption
 @app.command()
 @clean_errors
 def train(
-    kind: Annotated[str, typer.Argument(help="bow, ngrams, ppmi, sgns, ranked or grounded.")],
+    kind: Annotated[str, typer.Argument(help="bow, ngrams, ppmi, sgns, ranked, grounded or nested.")],
     captions: Annotated[Path, typer.Option(help="CSV with the columns stimulus and caption.")],
     out: Annotated[Path, typer.Option(help="Folder of the space; a training that was stopped there goes on.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the stimuli's pictures, for an image tower.")] = None,
@@ -28,7 +28,8 @@ def train(
         Path | None, typer.Option(help="CSV whose column stimulus names stimuli that take no part.")
     ] = None,
     mine: Annotated[
-        int, typer.Option(help="Of ranked and grounded: hard negatives of each caption, found anew each epoch.", min=0)
+        int,
+        typer.Option(help="Of ranked, grounded, nested: hard negatives a caption, found anew each epoch.", min=0),
     ] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the kind, such as dims=100.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
@@ -88,7 +89,8 @@ def _tell(folder: Path, record: dict[str, Any]) -> None:
         "kind": record["space"],
         "trained on": f"{record['captions']} captions of {record['stimuli']} stimuli",
         "vectors": f"{record['width']} features",
-        "vocabulary": f"{len(record['words'])} words or characters" if record["words"] else "hashed",
+        "vocabulary": record.get("base_model")
+        or (f"{len(record['words'])} words or characters" if record["words"] else "hashed"),
         "pictures": record.get("image_model", "none"),
         "settings": ", ".join(f"{k} {v}" for k, v in record["settings"].items()),
     }

@@ -5,6 +5,7 @@ from ._embedders import ImageEmbedder as ImageEmbedder, TextEmbedder as TextEmbe
 from ._losses import (
     distill_kl as distill_kl,
     info_nce as info_nce,
+    nested_loss as nested_loss,
     perturbation_contrast as perturbation_contrast,
     ranking_hinge as ranking_hinge,
 )

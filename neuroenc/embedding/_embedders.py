@@ -15,7 +15,7 @@ import xarray as xr
 
 from neuroenc._core.checks import check_ids, check_texts, check_whole
 from neuroenc._core.device import exact_arithmetic, resolve_device
-from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
@@ -24,6 +24,7 @@ from neuroenc.data import Stimuli, make_features
 from neuroenc.embedding._cache import FeatureCache, block_rows
 from neuroenc.embedding._registry import (
     Backbone,
+    check_layer,
     check_model,
     check_pooling,
     image_backbone,
@@ -72,6 +73,7 @@ class _Embedder:
     def _settings(self, kind: str, content: str, layer: str | None) -> dict[str, Any]:
         """All that decides features, as the cache knows them."""
         backbone = self.backbone
+        unit = backbone.unit_norm and (not layer or getattr(backbone, "unit_layers", False))
         return {
             "kind": kind,
             "content": content,
@@ -80,7 +82,7 @@ class _Embedder:
             "weights_hash": backbone.weights_hash(),
             "layer": layer or "",
             "pooling": "" if self.pooling is None else str(self.pooling),
-            "normalised": int(self.normalise or (backbone.unit_norm and not layer)),
+            "normalised": int(self.normalise or unit),
             "preprocessing": backbone.preprocessing,
             "neuroenc": __version__,
         }
@@ -247,8 +249,7 @@ class ImageEmbedder(_Embedder):
         #: Layers by name, of one that was made with several.
         self.several = None if layers is None else tuple(dict.fromkeys(layers))
         for name in self.several or ([] if layer is None else [layer]):
-            if name not in self.backbone.layers():
-                raise ConfigError(unknown_name(f"layer of {self.backbone.name!r}", name, self.backbone.layers()))
+            check_layer(self.backbone.name, name, self.backbone.layers())
         if layer is None and layers is None and pooling is not None:
             raise ConfigError(
                 f"pooling={pooling!r} is of an intermediate layer, and none is named (layer=None is the final "
@@ -362,7 +363,8 @@ class ImageEmbedder(_Embedder):
                         for span in spans:
                             del ahead[name][span]
 
-            found[layer] = self._features("image", content, stimuli.ids, layer, encode, after=after)
+            made = self._features("image", content, stimuli.ids, layer, encode, after=after)
+            found[layer] = mark_trained(made, self.backbone, stimuli)
         return found
 
     def _check(self, stimuli: Any) -> None:
@@ -421,7 +423,8 @@ class TextEmbedder(_Embedder):
         of the ConSE space of :class:`ImageEmbedder`), "hf-dir:PATH" (a folder of transformers, such as a language
         model's), the folder of :func:`train_space`, or a name of :func:`register_backbone`.
     layer : str, optional
-        Hidden layer, one of :meth:`layers`: the mean over the tokens of each text. None is the model's own vector.
+        One of :meth:`layers`; None is the model's own vector. A hidden layer ("block2") is the mean over the tokens of
+        each text; of a nested space "first64" or "block2-first64" are first dimensions.
     pretrained, normalise, device, batch_size, cache, progress, seed
         As in :class:`ImageEmbedder`.
 
@@ -456,8 +459,8 @@ class TextEmbedder(_Embedder):
         self.cache, self.progress = cache, progress
         self.backbone = text_backbone(*check_model(model, pretrained, seed), seed)
         self.layer = layer
-        if layer is not None and layer not in self.layers():
-            raise ConfigError(unknown_name(f"text layer of {self.backbone.name!r}", layer, self.layers()))
+        if layer is not None:
+            check_layer(self.backbone.name, layer, self.layers(), "text layer")
 
     def __repr__(self) -> str:
         place = "" if self.layer is None else f", layer={self.layer!r}"
@@ -574,10 +577,8 @@ class TextEmbedder(_Embedder):
     def _encode(self, texts: list[str], device: str, start: int, stop: int) -> np.ndarray:
         with exact_arithmetic():
             model = self._model(device)
-            found = (
-                model.encode(texts[start:stop]) if self.layer is None else model.encode(texts[start:stop], self.layer)
-            )
-            return self._array(found)
+            where = () if self.layer is None else (self.layer,)
+            return self._array(model.encode(texts[start:stop], *where))
 
 
 def mark_trained(features: xr.DataArray, backbone: Any, stimuli: Stimuli) -> xr.DataArray:

@@ -1,12 +1,13 @@
-"""Losses of spaces in which what belongs together lies together: contrastive, ranking, distillation."""
+"""Losses of spaces in which what belongs together lies together: contrastive, ranking, distillation, nested."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from neuroenc._core.checks import at_least, one_of
-from neuroenc._core.errors import DataError
+from neuroenc._core.checks import at_least, check_whole, one_of
+from neuroenc._core.errors import ConfigError, DataError
 
 MIXES = ("none", "pairs", "lists")
 DIRECTIONS = ("image", "text", "both")
@@ -234,3 +235,103 @@ def perturbation_contrast(
     hard = torch.stack(list(broken), 1) if len(broken) else None
     losses = [info_nce(anchors, each, hard=hard, temperature=temperature) for each in kept]
     return torch.stack(losses).mean()
+
+
+def nested_loss(
+    queries: Any,
+    positives: Any,
+    target: Any = None,
+    *,
+    prefixes: Sequence[int],
+    loss: Callable[..., Any] = info_nce,
+    hard: Any = None,
+    align: float = 1.0,
+    temperature: Any = 0.05,
+) -> Any:
+    r"""Loss of nested dimensions x layers (2D Matryoshka): of the first dimensions of vectors, and of shallow layers.
+
+    .. math:: \mathcal{L} = D_L + \frac{1}{L - 1} \sum_{i < L} \frac{D_i}{1 + \log(1 + i)}, \qquad
+              D_i = \frac{1}{|P|} \sum_{d \in P} \ell(q_i^{1:d}, p_i^{1:d})
+              + a\, \mathrm{KL}\Bigl(\mathrm{softmax}\frac{q_L \cdot p_L}{\tau} \,\Big\|\,
+              \mathrm{softmax}\frac{q_i^{1:d} \cdot p_L^{1:d}}{\tau}\Bigr)
+
+    where i counts layers from 0, the shallowest, and L is the deepest one; prefixes have unit norm again. The
+    divergence aligns what is cut off, in width or in depth, with the whole vector of the deepest layer, to which no
+    gradient goes from it.
+
+    Parameters
+    ----------
+    queries : Tensor (n, d) or (layer, n, d)
+        Of unit norm, the deepest layer last.
+    positives : Tensor (m, d) or (layer, m, d)
+        One set of vectors, such as those of pictures, serves every layer of the queries.
+    target : int64 Tensor (n,), optional
+        As in `info_nce`.
+    prefixes : sequence of int
+        P: numbers of first dimensions, such as ``(256, 128, 64)``; with d alone, and one layer, this is ``loss``.
+    loss : callable
+        :math:`\ell`, called as ``loss(queries, positives, target, hard=hard)``: `info_nce`, `ranking_hinge`, or a
+        ``functools.partial`` of them.
+    hard : Tensor (n, k, d) or (layer, n, k, d), optional
+        Hard negatives of each query.
+    align : float
+        a; 0 leaves the divergence out.
+    temperature : float or Tensor
+        :math:`\tau` of the divergence.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+
+    Raises
+    ------
+    ConfigError
+        A prefix is longer than the vectors, or there is none.
+    DataError
+        Queries and positives have several layers each, and not the same number.
+
+    References
+    ----------
+    Kusupati et al. (2022), Matryoshka representation learning, NeurIPS. Li et al. (2024), 2D Matryoshka sentence
+    embeddings, arXiv:2402.14776.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.eye(4)
+    >>> bool(nested_loss(x, x, prefixes=[4]) == info_nce(x, x))
+    True
+    >>> bool(nested_loss(x, x, prefixes=[4, 2]) > nested_loss(x, x, prefixes=[4]))
+    True
+    """
+    import torch
+
+    at_least("align", align)
+    sides = [x if x is None or x.ndim == y else x[None] for x, y in ((queries, 3), (positives, 3), (hard, 4))]
+    depth, width = max(len(x) for x in sides if x is not None), queries.shape[-1]
+    if any(x is not None and len(x) not in (1, depth) for x in sides):
+        found = [len(x) for x in sides if x is not None]
+        raise DataError(f"queries, positives and hard negatives have {found} layers; legal is one, or {depth} of each.")
+    if not len(prefixes) or max(check_whole("prefix", d) for d in prefixes) > width:
+        raise ConfigError(f"prefixes={list(prefixes)} of vectors of {width} dimensions; legal are 1 to {width}.")
+
+    def cut(x: Any, layer: int, dims: int) -> Any:
+        if x is None:
+            return None
+        part = x[min(layer, len(x) - 1)]
+        return part if dims == width else torch.nn.functional.normalize(part[..., :dims], dim=-1)
+
+    asked, given, wrong = sides
+    whole = cut(asked, depth - 1, width) @ cut(given, depth - 1, width).T / temperature
+    total = queries.new_zeros(())
+    for layer in range(depth):
+        deepest = layer == depth - 1
+        weight = 1.0 if deepest else 1 / (1 + math.log(1 + layer)) / (depth - 1)
+        for dims in prefixes:
+            q = cut(asked, layer, dims)
+            part = loss(q, cut(given, layer, dims), target, hard=cut(wrong, layer, dims))
+            if align and not (deepest and dims == width):
+                part = part + align * distill_kl(q @ cut(given, depth - 1, dims).T / temperature, whole)
+            total = total + weight / len(prefixes) * part
+    return total

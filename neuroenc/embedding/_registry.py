@@ -59,6 +59,20 @@ class LayeredModel:
         return Output(torch.cat([extra, tokens], dim=1), prefix=extra.shape[1], grid=grid)
 
 
+def check_layer(name: str, layer: str, legal: tuple[str, ...], kind: str = "layer") -> None:
+    """Refuse a layer that a model does not have.
+
+    >>> check_layer("minilm", "block9", ("block0", "block1"))
+    Traceback (most recent call last):
+        ...
+    neuroenc._core.errors.ConfigError: unknown layer of 'minilm' 'block9'; did you mean ...
+    """
+    if layer not in legal:
+        nested = any("first" in known for known in legal) or "first" not in layer
+        step = "" if nested else 'First dimensions are of spaces of kind "nested".'
+        raise ConfigError(unknown_name(f"{kind} of {name!r}", layer, legal, step))
+
+
 def check_pooling(pooling: str | int | None) -> str | int | None:
     """``pooling`` if it is legal.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.embedding import distill_kl, info_nce, perturbation_contrast, ranking_hinge
+from neuroenc.embedding import distill_kl, info_nce, nested_loss, perturbation_contrast, ranking_hinge
 
 torch = pytest.importorskip("torch")
 
@@ -90,3 +92,47 @@ def test_what_does_not_fit_is_told():
         ranking_hinge(A, B, negatives="texts")
     with pytest.raises(DataError, match="0 perturbations"):
         perturbation_contrast(A, [])
+
+
+class TestNested:
+    """Nested dimensions x layers against sums that are written out."""
+
+    def test_prefixes_and_layers_by_hand(self):
+        q, p = unit(3, 5, 4), unit(3, 5, 4, seed=1)
+
+        def cut(x, d):
+            return torch.nn.functional.normalize(x[..., :d], dim=-1)
+
+        total, whole = 0.0, q[2] @ p[2].T / 0.1
+        for layer, weight in enumerate((0.5, 0.5 / (1 + np.log(2)), 1.0)):
+            for d in (4, 2):
+                likeness = cut(q[layer], d) @ cut(p[2], d).T / 0.1
+                kl = (whole.softmax(1) * (whole.log_softmax(1) - likeness.log_softmax(1))).sum(1).mean()
+                total += weight / 2 * (info_nce(cut(q[layer], d), cut(p[layer], d), temperature=0.2) + 0.7 * kl)
+        how = {"prefixes": [4, 2], "align": 0.7, "temperature": 0.1}
+        found = nested_loss(q, p, loss=partial(info_nce, temperature=0.2), **how)
+        assert float(found) == pytest.approx(float(total))
+
+    def test_pictures_serve_every_layer_and_hard_negatives_are_cut_too(self):
+        q, hard = unit(2, 5, 4), unit(2, 5, 3, 4, seed=2)
+        how = {"prefixes": [3], "align": 0.0, "loss": ranking_hinge}
+        rows = torch.arange(5)
+        found = nested_loss(q, B, rows, hard=hard, **how)
+        one = nested_loss(q, B.expand(2, 5, 4), rows, hard=hard, **how)
+        alone = [nested_loss(q[n], B, rows, hard=hard[n], **how) for n in range(2)]
+        assert float(found) == pytest.approx(float(one))
+        assert float(found) == pytest.approx(float(sum(alone)))
+
+    def test_no_gradient_of_the_divergence_goes_to_the_whole_vector(self):
+        q = A.clone().requires_grad_()
+        nested_loss(q, B, prefixes=[2], loss=lambda *_, **__: 0 * A.sum()).backward()
+        assert q.grad[:, :2].any()
+        assert not q.grad[:, 2:].any()
+
+    def test_bad_input_is_refused(self):
+        with pytest.raises(ConfigError, match="1 to 4"):
+            nested_loss(A, B, prefixes=[5])
+        with pytest.raises(ConfigError, match="1 to 4"):
+            nested_loss(A, B, prefixes=[])
+        with pytest.raises(DataError, match=r"\[2, 3\] layers"):
+            nested_loss(unit(2, 5, 4), unit(3, 5, 4), prefixes=[4])

@@ -119,3 +119,61 @@ def test_errors(rng):
     with pytest.raises(DataError, match="zero norm; the first is row 2"):
         DenseIndex(rows).search(np.ones((1, 3)), 1)
     assert DenseIndex(rows, normalise=False).search(np.ones((1, 3)), 5)[0].shape == (1, 5)
+
+
+class TestPrefix:
+    """First dimensions find candidates, all dimensions order them."""
+
+    @staticmethod
+    def two_steps(queries, rows, k, prefix, rescore, normalise):
+        """The same by two sorts."""
+        candidates = brute(queries[:, :prefix], rows[:, :prefix], min(rescore * k, len(rows)), normalise)[1]
+        out = np.empty((len(queries), k), int)
+        for n, mine in enumerate(np.sort(candidates, axis=1)):
+            out[n] = mine[brute(queries[n : n + 1], rows[mine], k, normalise)[1][0]]
+        return out
+
+    @pytest.mark.parametrize("normalise", [True, False])
+    @pytest.mark.parametrize(("prefix", "rescore"), [(4, 3), (1, 1), (8, 500)])
+    def test_equals_two_sorts_and_shards_and_files(self, rng, normalise, prefix, rescore, tmp_path):
+        rows = rng.standard_normal((900, 16)) * 0.8 ** np.arange(16)
+        queries = rng.standard_normal((21, 16))
+        how = {"normalise": normalise, "prefix": prefix, "rescore": rescore}
+        scores, index = DenseIndex(rows, **how).search(queries, 5)
+        assert (index == self.two_steps(queries, rows, 5, prefix, rescore, normalise)).all()
+        np.save(tmp_path / "b.npy", rows)
+        for other in ([rows[:7], rows[7:300], rows[300:]], tmp_path / "b.npy"):
+            again = DenseIndex(other, **how).search(queries, 5, max_memory="1MB")
+            np.testing.assert_array_equal(again[0], scores)
+            np.testing.assert_array_equal(again[1], index)
+
+    @settings(max_examples=20, deadline=None)
+    @given(cuts=st.lists(st.integers(1, 199), max_size=5), k=st.integers(1, 50), seed=st.integers(0, 99))
+    def test_ties_are_bitwise_independent_of_chunks(self, cuts, k, seed):
+        rng = np.random.default_rng(seed)
+        rows = rng.standard_normal((9, 16)).astype(np.float16)[rng.integers(0, 9, 200)]
+        queries = rng.standard_normal((11, 16))
+        edges = [0, *sorted(set(cuts)), 200]
+        whole = DenseIndex(rows, prefix=3, rescore=2).search(queries, k)
+        pieces = DenseIndex([rows[a:b] for a, b in pairwise(edges)], prefix=3, rescore=2).search(queries, k)
+        np.testing.assert_array_equal(whole[0], pieces[0])
+        np.testing.assert_array_equal(whole[1], pieces[1])
+
+    def test_all_dimensions_or_all_rows_are_the_full_search(self, rng):
+        rows, queries = rng.standard_normal((300, 12)), rng.standard_normal((9, 12))
+        full = DenseIndex(rows).search(queries, 7)
+        for index in (DenseIndex(rows, prefix=12, rescore=1), DenseIndex(rows, prefix=2, rescore=60)):
+            for found, want in zip(index.search(queries, 7), full, strict=True):
+                np.testing.assert_array_equal(found, want)
+
+    def test_errors(self, rng):
+        rows = rng.standard_normal((20, 4))
+        with pytest.raises(ConfigError, match=r"prefix=5 of embeddings of 4.*1 to 4"):
+            DenseIndex(rows, prefix=5)
+        with pytest.raises(ConfigError, match="rescore=0"):
+            DenseIndex(rows, prefix=2, rescore=0)
+        with pytest.raises(DataError, match=r"width 4.*queries 3"):
+            DenseIndex(rows, prefix=2).search(np.ones((1, 3)), 1)
+        with pytest.raises(DataError, match="k=21 of a bank of 20"):
+            DenseIndex(rows, prefix=2).search(np.ones((1, 4)), 21)
+        assert "prefix=2, rescore=4" in repr(DenseIndex(rows, prefix=2))

@@ -14,7 +14,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.weights import Kind, read_folder, reading
 from neuroenc.data import Stimuli
-from neuroenc.embedding._registry import Described, Output, image_backbone
+from neuroenc.embedding._registry import Described, Output, image_backbone, text_backbone, unit_norm
 from neuroenc.embedding.spaces._static import StaticSpace
 
 SPACE = Kind("feature space", "space.json", "space.safetensors", ("space", "settings", "words", "width"))
@@ -56,16 +56,31 @@ def marks_of(stimuli: Stimuli, pictures: bool) -> dict[str, np.ndarray]:
     return {_SEEN + name: values for name, values in found.items()}
 
 
+def places(settings: Mapping[str, Any], layers: Iterable[str] = ()) -> dict[str | None, tuple[int, int]]:
+    """Number of the linear map and of dimensions of each layer's name of a nested space; None is the whole vector.
+
+    >>> places({"dims": 8, "prefixes": [8, 4]}, ["block1"])
+    {'block1': (0, 8), 'block1-first4': (0, 4), None: (1, 8), 'first4': (1, 4)}
+    """
+    found: dict[str | None, tuple[int, int]] = {}
+    for number, layer in enumerate((*layers, "")):
+        for dims in sorted({*settings["prefixes"], settings["dims"]}, reverse=True):
+            parts = [part for part in (layer, f"first{dims}" if dims < settings["dims"] else "") if part]
+            found["-".join(parts) or None] = number, dims
+    return found
+
+
 class _Space(Described):
     """What both sides of a trained space share."""
 
     unit_norm = False
+    unit_layers = True
 
     def __init__(self, model: str) -> None:
         self.name, self._folder = model, Path(model).expanduser()
         self._record, self._tensors = read_folder(self._folder, SPACE, framework="numpy")
         self.weights = str(self._record["space"])
-        self.unit_norm = self.weights in ("ranked", "grounded")
+        self.unit_norm = self.weights in ("ranked", "grounded", "nested")
 
     @property
     def record(self) -> dict[str, Any]:
@@ -77,6 +92,20 @@ class _Space(Described):
 
     def _state(self, part: str) -> dict[str, np.ndarray]:
         return {k.removeprefix(f"{part}."): v for k, v in self._tensors.items() if k.startswith(f"{part}.")}
+
+    def _frozen(self, what: str, base: Any) -> Any:
+        """A model that the space maps, if it is the one that was trained on."""
+        if base.weights_hash() != self._record[f"{what}_hash"]:
+            raise DataError(
+                f"the space {self.name} was trained on another {self._record[f'{what}_model']!r} than the one that is "
+                "installed. Next step: train it again, or install the versions of its provenance."
+            )
+        return base
+
+    @property
+    def marks(self) -> dict[str, np.ndarray]:
+        """Hashes of the stimuli that it was trained on."""
+        return {name: values for name, values in self._tensors.items() if name.startswith(_SEEN)}
 
     def seen(self, stimuli: Stimuli) -> np.ndarray:
         """Which stimuli the space was trained on: bool (stimulus,).
@@ -98,13 +127,35 @@ class _Space(Described):
 class SpaceText(_Space):
     """Text side of a trained space."""
 
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self._base = None
+        if "base_model" in self._record:
+            self._base = self._frozen("base", text_backbone(self._record["base_model"], None, 0))
+
     @cached_property
     def _preprocessing(self) -> dict[str, Any]:  # type: ignore[override]
         return {"words": len(self._record["words"]), **self._record["settings"]}
 
-    def load(self, device: str) -> StaticText | TowerText:
+    def layers(self) -> tuple[str, ...]:
+        """Of a nested space: layers of its base, its first dimensions, and first dimensions of layers."""
+        settings = self._record["settings"]
+        return tuple(name for name in places(settings, settings["layers"]) if name) if self._base else ()
+
+    def load(self, device: str) -> StaticText | TowerText | NestedText:
         """The space on ``device``."""
+        settings = self._record["settings"]
         with reading(self._folder, "feature space"):
+            if self._base is not None:
+                import torch
+
+                from neuroenc.embedding.spaces._towers import LayersTower
+
+                state = {k: torch.from_numpy(v.copy()) for k, v in self._state("text").items()}
+                widths = [len(state[f"heads.{n}.mean"]) for n in range(len(settings["layers"]) + 1)]
+                heads = LayersTower(widths, settings["dims"])
+                heads.load_state_dict(state)
+                return NestedText(self._base.load(device), heads.eval().requires_grad_(False).to(device), settings)
             if self.weights not in ("ranked", "grounded"):
                 averaged = self.weights in ("ppmi", "sgns")
                 return StaticText(StaticSpace(self._record["words"], self._state("static"), averaged))
@@ -112,7 +163,6 @@ class SpaceText(_Space):
 
             from neuroenc.embedding.spaces._towers import TextTower
 
-            settings = self._record["settings"]
             reads = "characters" if self.weights == "grounded" else settings["tower"]
             tower = TextTower(reads, self._record["words"], settings["dims"])
             tower.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in self._state("text").items()})
@@ -150,6 +200,23 @@ class TowerText:
         return self._tower.encode(texts)
 
 
+class NestedText:
+    """A loaded nested head on a frozen text model."""
+
+    def __init__(self, base: Any, tower: Any, settings: Mapping[str, Any]) -> None:
+        self._base, self._tower = base, tower
+        self._layers: tuple[str | None, ...] = (*settings["layers"], None)
+        self._places = places(settings, settings["layers"])
+        self.max_tokens, self.count_tokens = getattr(base, "max_tokens", None), getattr(base, "count_tokens", None)
+
+    def encode(self, texts: list[str], layer: str | None = None) -> Any:
+        """Unit vectors (b, feature), of the first dimensions or a layer where one is named."""
+        number, dims = self._places[layer]
+        head, name = self._tower.heads[number], self._layers[number]
+        found = self._base.encode(texts) if name is None else self._base.encode(texts, name)
+        return unit_norm(head(found.float().to(head.mean.device))[:, :dims])
+
+
 class SpaceImage(_Space):
     """Image side of a trained space: a frozen backbone and the linear map that was trained."""
 
@@ -161,35 +228,43 @@ class SpaceImage(_Space):
                 "neuroenc space train with --images."
             )
         self._base = image_backbone(self._record["image_model"], None, 0, preprocessing)
-        if self._base.weights_hash() != self._record["image_hash"] and not preprocessing:
-            raise DataError(
-                f"the space {model} was trained on another {self._record['image_model']!r} than the one that is "
-                "installed. Next step: train it again, or install the versions of its provenance."
-            )
+        if not preprocessing:
+            self._frozen("image", self._base)
+        # Other spaces are one with no first dimensions.
+        self._places = places({"prefixes": (), **self._record["settings"]})
         self._preprocessing = self._base.preprocessing
 
     def _content(self) -> dict[str, Any]:
         return {**super()._content(), "image": self._base.weights_hash()}
 
+    def layers(self) -> tuple[str, ...]:
+        """Of a nested space: its first dimensions."""
+        return tuple(name for name in self._places if name)
+
     def load(self, device: str) -> Any:
         """Backbone and map on ``device``."""
         import torch
 
-        from neuroenc.embedding.spaces._towers import ImageTower
+        from neuroenc.embedding.spaces._towers import LinearTower
 
         with reading(self._folder, "feature space"):
             state = {k: torch.from_numpy(v.copy()) for k, v in self._state("image").items()}
-            tower = ImageTower(len(state["mean"]), self._record["settings"]["dims"])
+            tower = LinearTower(len(state["mean"]), self._record["settings"]["dims"])
             tower.load_state_dict(state)
-        return ImageModel(self._base.load(device), tower.eval().requires_grad_(False).to(device))
+        return ImageModel(self._base.load(device), tower.eval().requires_grad_(False).to(device), self._places)
 
 
 class ImageModel:
     """A loaded image tower."""
 
-    def __init__(self, base: Any, tower: Any) -> None:
-        self._base, self._tower, self.preprocess = base, tower, base.preprocess
+    def __init__(self, base: Any, tower: Any, places: Mapping[str | None, tuple[int, int]]) -> None:
+        self._base, self._tower, self._places, self.preprocess = base, tower, places, base.preprocess
 
     def encode(self, batch: Any, layer: str | None) -> Output:
-        """Unit vectors (b, feature)."""
-        return Output(self._tower(self._base.encode(batch, None).values.float()))
+        """Unit vectors (b, feature), of the first dimensions where they are named."""
+        return self.encode_layers(batch, [layer])[layer]
+
+    def encode_layers(self, batch: Any, layers: Iterable[str | None]) -> dict[str | None, Output]:
+        """Several numbers of first dimensions, in one forward pass."""
+        whole = self._tower(self._base.encode(batch, None).values.float())
+        return {layer: Output(unit_norm(whole[:, : self._places[layer][1]])) for layer in layers}

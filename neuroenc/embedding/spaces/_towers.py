@@ -6,6 +6,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 from neuroenc._core.checkpoints import Checkpoint
 from neuroenc._core.errors import DataError
 from neuroenc._core.progress import progress
-from neuroenc.embedding._losses import info_nce, ranking_hinge
+from neuroenc.embedding._losses import info_nce, nested_loss, ranking_hinge
 from neuroenc.embedding.spaces._static import find_words, word_counter
 
 _BUCKETS = 2**15
@@ -160,8 +161,8 @@ class TextTower(nn.Module):
         return out
 
 
-class ImageTower(nn.Module):
-    """Linear map of a frozen backbone's vectors, scaled by their training statistics, to unit vectors."""
+class LinearTower(nn.Module):
+    """Linear map of a frozen model's vectors, scaled by their training statistics, to unit vectors."""
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -172,9 +173,28 @@ class ImageTower(nn.Module):
         self.register_buffer("scale", torch.ones(width))
         self.head = nn.Linear(width, dims)
 
+    def see(self, vectors: np.ndarray) -> torch.Tensor:
+        """Take the statistics of the training vectors (n, width), which are given back as a tensor."""
+        seen = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
+        self.mean.copy_(seen.mean(0))
+        self.scale.copy_(seen.std(0).clamp(min=1e-6))
+        return seen
+
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Unit vectors (n, dims)."""
         return nn.functional.normalize(self.head((vectors - self.mean) / self.scale), dim=-1)
+
+
+class LayersTower(nn.Module):
+    """Linear maps of a frozen text model's layers to unit vectors of one space, the deepest layer last."""
+
+    def __init__(self, widths: Sequence[int], dims: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(LinearTower(width, dims) for width in widths)
+
+    def forward(self, vectors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Unit vectors (layer, n, dims) of vectors (n, width) of each layer."""
+        return torch.stack([head(x) for head, x in zip(self.heads, vectors, strict=True)])
 
 
 def make_text_tower(kind: str, texts: Sequence[str], settings: Mapping[str, Any]) -> TextTower:
@@ -197,6 +217,7 @@ def fit_towers(
     fit: Callable[..., None],
     miner: Callable[..., Any] | None,
     seed: int,
+    frozen: Sequence[np.ndarray] = (),
 ) -> nn.ModuleDict:
     """Train a text tower, and an image tower where there are ``pictures``.
 
@@ -214,14 +235,27 @@ def fit_towers(
     miner : callable, optional
         ``miner(queries, candidates, query_ids=, candidate_ids=).indices`` (query, k), -1 for none, or ``.batches(size,
         seed)``; asked before each epoch but the first.
+    frozen : sequence of array (n, feature)
+        Of "nested": vectors of the texts in each layer of a frozen model, the deepest last.
     """
+    dims, nested = settings["dims"], kind == "nested"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = nn.ModuleDict({"text": make_text_tower(kind, texts, settings)})
+        text: Any = (
+            LayersTower([x.shape[1] for x in frozen], dims) if nested else make_text_tower(kind, texts, settings)
+        )
+        model = nn.ModuleDict({"text": text})
         if pictures is not None:
-            model["image"] = ImageTower(pictures.shape[1], settings["dims"])
-    text: Any = model["text"]
-    tokens = text.tokens(texts)
+            model["image"] = LinearTower(pictures.shape[1], dims)
+    if nested:
+        layers = [head.see(x) for head, x in zip(text.heads, frozen, strict=True)]
+    else:
+        tokens = text.tokens(texts)
+
+    def read(rows: np.ndarray) -> torch.Tensor:
+        """Vectors of texts: (n, dims), or (layer, n, dims)."""
+        return text([x[rows] for x in layers]) if nested else text([tokens[n] for n in rows])
+
     of = np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner))[:-1])
     number = np.arange(len(of))
     if pictures is None:
@@ -236,16 +270,26 @@ def fit_towers(
         seen = None
     else:
         image: Any = model["image"]
-        seen = torch.from_numpy(np.ascontiguousarray(pictures, np.float32))
-        image.mean.copy_(seen.mean(0))
-        image.scale.copy_(seen.std(0).clamp(min=1e-6))
+        seen = image.see(pictures)
+    names = ("margin", "negatives") if settings["loss"] == "hinge" else ("temperature", "focal", "mix")
+    options: dict[str, Any] = {name: settings[name] for name in names}
+    if settings["loss"] != "hinge":
+        options["symmetric"] = True
+    score: Callable[..., Any] = partial(ranking_hinge if settings["loss"] == "hinge" else info_nce, **options)
+    if nested:
+        how = {name: settings[name] for name in ("prefixes", "align", "temperature")}
+        score = partial(nested_loss, loss=score, **how)
     hard: list[np.ndarray | None] = [None]
 
     def mine(epoch: int) -> np.ndarray | None:
         if miner is None or not epoch:
             return None
         model.eval()
-        vectors = text.encode(texts).numpy()
+        if nested:
+            with torch.no_grad():
+                vectors = text.heads[-1](layers[-1]).numpy()
+        else:
+            vectors = text.encode(texts).numpy()
         asked, asked_ids = vectors, owner
         if seen is not None:
             with torch.no_grad():
@@ -269,25 +313,20 @@ def fit_towers(
         mined = None if hard[0] is None else hard[0][asked]
         keep = np.zeros(len(rows), bool) if mined is None else (mined >= 0).all(1)
         further = [] if mined is None else [mined[keep].ravel()]
-        vectors = text([tokens[n] for n in np.concatenate([*captions, *further])])
-        first = model["image"](seen[torch.from_numpy(rows)]) if seen is not None else vectors[: len(rows)]
+        vectors = read(np.concatenate([*captions, *further]))
+        first = model["image"](seen[torch.from_numpy(rows)]) if seen is not None else vectors[..., : len(rows), :]
         begin = len(rows) * (len(captions) - 1)
-        second = vectors[begin : begin + len(rows)]
-        extra = vectors[begin + len(rows) :]
-        score = ranking_hinge if settings["loss"] == "hinge" else info_nce
-        names = ("margin", "negatives") if settings["loss"] == "hinge" else ("temperature", "focal", "mix")
-        options: dict[str, Any] = {name: settings[name] for name in names}
-        if settings["loss"] != "hinge":
-            options["symmetric"] = True
+        second = vectors[..., begin : begin + len(rows), :]
+        extra = vectors[..., begin + len(rows) :, :]
         if mined is None or not keep.any():
-            return score(first, second, **options)
+            return score(first, second)
         # Queries for which the miner found fewer than k have no hard negatives of their own.
         parts = []
-        own: Any = extra.view(int(keep.sum()), mined.shape[1], -1)
+        own: Any = extra.unflatten(-2, (int(keep.sum()), mined.shape[1]))
         for chosen, hardest in ((keep, own), (~keep, None)):
             at = torch.from_numpy(np.flatnonzero(chosen))
             if len(at):
-                parts.append(len(at) / len(rows) * score(first[at], second, at, hard=hardest, **options))
+                parts.append(len(at) / len(rows) * score(first[..., at, :], second, at, hard=hardest))
         return torch.stack(parts).sum()
 
     fit(model, loss, len(of), before=mine)

@@ -53,7 +53,19 @@ KINDS: dict[str, dict[str, Any]] = {
     "sgns": {"dims": 300, "min_count": 2, "window": 5, "pooling": "sif", **_TRAINED},
     "ranked": {"tower": "bow", "min_count": 2, **_TOWERS},
     "grounded": _TOWERS,
+    "nested": {
+        "base": "minilm",
+        "layers": [],
+        "nested": True,
+        "prefixes": [],
+        "align": 1.0,
+        **_TOWERS,
+        "dims": 256,
+        "loss": "info_nce",
+    },
 }
+#: Kinds that learn which captions belong to one stimulus, or to its picture.
+_PAIRED = ("ranked", "grounded", "nested")
 _CHOICES = {
     "pooling": ("mean", "sif"),
     "tower": ("bow", "ngrams", "gru"),
@@ -86,26 +98,29 @@ def train_space(
 
     Parameters
     ----------
-    kind : {"bow", "ngrams", "ppmi", "sgns", "ranked", "grounded"}
+    kind : {"bow", "ngrams", "ppmi", "sgns", "ranked", "grounded", "nested"}
         - "bow": inverse-frequency weighted words, reduced by singular value decomposition (latent semantic analysis);
         - "ngrams": the same of hashed runs of three to five letters;
         - "ppmi": word vectors by positive pointwise mutual information and singular value decomposition;
         - "sgns": word vectors by skip-gram with negative sampling;
         - "ranked": a text ``tower`` ("bow", "ngrams" or "gru") that ranks what belongs together first;
-        - "grounded": the same from characters alone, by a bidirectional GRU with vectorial attention pooling.
+        - "grounded": the same from characters alone, by a bidirectional GRU with vectorial attention pooling;
+        - "nested": linear maps of the frozen vectors of another text model (and of ``image_model``), trained so that
+          the first dimensions are a space too, and shallow ``layers`` of the model (2D Matryoshka). They are layers of
+          the folder: ``TextEmbedder("FOLDER", layer="first64")``, "block2", "block2-first64".
     captions : Stimuli, DataFrame or path
         A table, or a CSV, with the columns ``stimulus`` and ``caption``, one row a caption.
     out : path
         Folder of the space. A training that was killed goes on there; a space that is finished is not made again.
     images : path, optional
-        Of "ranked" and "grounded": a folder with the picture of each stimulus, named by its id; True takes the
-        pictures of the Stimuli. Without pictures, two captions of a stimulus belong together.
+        Of "ranked", "grounded" and "nested": a folder with the picture of each stimulus, named by its id; True takes
+        the pictures of the Stimuli. Without pictures, two captions of a stimulus belong together.
     image_model : str
         Backbone of the image tower, which is a linear map of its frozen vectors.
     held_out : sequence of str
         Stimuli that take no part, nor do captions of others that are equal to theirs.
     miner : callable, optional
-        Of "ranked" and "grounded": finds hard negatives before each epoch, such as
+        Of "ranked", "grounded" and "nested": finds hard negatives before each epoch, such as
         ``functools.partial(neuroenc.retrieval.mine_hard_negatives, k=2)``.
     seed : int
     progress : bool
@@ -116,7 +131,9 @@ def train_space(
         with ``margin`` and ``negatives`` ("image", "text" or "both"), or "info_nce" with ``temperature``, ``focal`` and
         ``mix``; ``batches`` of stimuli at "random", or "hard", of those that the miner finds hard for each other,
         without further negatives; ``epochs``, ``batch_size``, ``learning_rate``; ``soup``: the mean of the weights
-        after so many last epochs.
+        after so many last epochs. Of "nested": ``base``, a text model by name or folder, and ``layers`` of it besides
+        its own vector; ``prefixes``, numbers of first dimensions (by default halves of ``dims``, down to 8), or
+        ``nested=False``, a plain linear map; ``align``, the weight of the divergence of `nested_loss`.
 
     Returns
     -------
@@ -132,7 +149,7 @@ def train_space(
     References
     ----------
     Levy, Goldberg & Dagan (2015), TACL 3. Mikolov et al. (2013), NeurIPS. Arora, Liang & Ma (2017), ICLR. Merkx & Frank
-    (2019), Natural Language Engineering 25.
+    (2019), Natural Language Engineering 25. Kusupati et al. (2022), NeurIPS. Li et al. (2024), arXiv:2402.14776.
 
     Examples
     --------
@@ -146,7 +163,7 @@ def train_space(
     from neuroenc.embedding._embedders import ImageEmbedder, TextEmbedder
 
     found = space_settings(kind, settings)
-    towers = kind in ("ranked", "grounded")
+    towers = kind in _PAIRED
     if not towers and (images is not None or miner is not None):
         raise ConfigError(
             f'kind "{kind}" reads captions only. Next step: leave images and miner out, or kind="ranked".'
@@ -161,10 +178,15 @@ def train_space(
         vectors, image_hash = base.embed(stimuli).values, base.backbone.weights_hash()
         if vectors.ndim != 2:
             raise ConfigError(f"image_model={image_model!r} gives no vectors but {vectors.shape[1:]} a picture.")
+    bases, base_hash = _bases(found, progress) if kind == "nested" else ([], None)
     texts = [c for several in stimuli.captions or () for c in several]
     owner = np.repeat(np.arange(len(stimuli)), [len(several) for several in stimuli.captions or ()])
     marks = marks_of(stimuli, pictures=vectors is not None)
-    about = [kind, found, seed, texts, owner, image_hash, _describe(miner), marks, __version__]
+    if bases and is_space(found["base"]):
+        # What a base was trained on has been seen by the space too.
+        older = bases[0].backbone.marks  # type: ignore[attr-defined]
+        marks = {name: np.union1d(values, older[name]) for name, values in marks.items()}
+    about = [kind, found, seed, texts, owner, image_hash, base_hash, _describe(miner), marks, __version__]
     key, folder = content_key(*about), Path(out).expanduser()
     name = str(folder)
     if is_space(name):
@@ -183,9 +205,12 @@ def train_space(
     if towers:
         from neuroenc.embedding.spaces._towers import fit_towers
 
-        model = fit_towers(kind, texts, owner, vectors, found, fit, miner, seed)
+        frozen = [base.embed(texts).values for base in bases]
+        model = fit_towers(kind, texts, owner, vectors, found, fit, miner, seed, frozen)
         tensors = {k: v.detach().numpy() for k, v in model.state_dict().items()}
-        record |= {"words": model["text"].words, "width": found["dims"]}
+        record |= {"words": [] if bases else model["text"].words, "width": found["dims"]}
+        if bases:
+            record |= {"base_model": found["base"], "base_hash": base_hash}
         if vectors is not None:
             record |= {"image_model": image_model, "image_hash": image_hash}
     else:
@@ -226,11 +251,16 @@ def space_settings(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(unknown_name(f"setting of a space of kind {kind!r}:", name, KINDS[kind], step))
         if name in _CHOICES:
             one_of(name, value, _CHOICES[name])
+        elif isinstance(default := KINDS[kind][name], (bool, str, list)):
+            if type(value) is not type(default):
+                raise ConfigError(f"{name}={value!r} is not legal; it must be like {default!r}.")
         elif isinstance(KINDS[kind][name], int):
             check_whole(name, value, least=0 if name == "dims" and kind in ("bow", "ngrams") else 1)
         else:
             at_least(name, value, above=name in ("learning_rate", "temperature"))
     found = {**KINDS[kind], **settings}
+    if kind == "nested":
+        found |= _prefixes(found)
     if kind == "grounded" and found["dims"] % 2:
         raise ConfigError(
             f"dims={found['dims']} of a grounded space; it must be even, half for each reading direction."
@@ -238,6 +268,38 @@ def space_settings(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if found.get("soup", 1) > found.get("epochs", 1):
         raise ConfigError(f"soup={found['soup']} of {found['epochs']} epochs; it must be at most epochs.")
     return found
+
+
+def _prefixes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of first dimensions of a nested space, the most first.
+
+    >>> _prefixes({"dims": 64, "prefixes": [], "nested": True, "layers": []})
+    {'prefixes': [64, 32, 16, 8]}
+    """
+    dims, given = settings["dims"], settings["prefixes"]
+    if not settings["nested"]:
+        found = {name: settings[name] for name in ("prefixes", "layers") if settings[name]}
+        if found:
+            raise ConfigError(f"{found} with nested=False, a plain linear map. Next step: leave them or nested out.")
+        return {"prefixes": [dims]}
+    for value in given:
+        if check_whole("prefix", value) > dims:
+            raise ConfigError(f"prefixes={given} of dims={dims}; legal are 1 to {dims}.")
+    halves = [dims >> n for n in range(dims.bit_length()) if dims >> n >= 8]
+    return {"prefixes": sorted({dims, *(given or halves)}, reverse=True)}
+
+
+def _bases(settings: dict[str, Any], progress: bool) -> tuple[list[TextEmbedder], str]:
+    """Embedders of the layers that a nested space maps, the deepest last; their names in the model's own order."""
+    from neuroenc.embedding._embedders import TextEmbedder
+
+    if is_space(settings["base"]):
+        # The place may be told from where the command ran, and the space is read from elsewhere.
+        settings["base"] = str(Path(settings["base"]).expanduser().resolve())
+    whole = TextEmbedder(settings["base"], progress=progress)
+    several = {layer: TextEmbedder(settings["base"], layer=layer, progress=progress) for layer in settings["layers"]}
+    settings["layers"] = sorted(several, key=whole.layers().index)
+    return [*(several[layer] for layer in settings["layers"]), whole], whole.backbone.weights_hash()
 
 
 def _stimuli(captions: Any, images: Any) -> Stimuli:
