@@ -219,6 +219,37 @@ class Resampler:
         counts, unit, _ = self._draw(y, y2)
         return draws.resample_scores(y2, p2, counts, unit, metric=metric, max_memory=self._budget, dtype=dtype)
 
+    def means(self, values: Any) -> tuple[Floats, Floats]:
+        """Mean of every column over the samples, and in every resample: shares of right answers, say.
+
+        Resamples are those of `samples` for as many stimuli, so that both can stand in one comparison.
+
+        Parameters
+        ----------
+        values : array (n_samples, n_columns)
+            Without NaN.
+
+        Returns
+        -------
+        estimate : array (n_columns,), float64
+        samples : array (n_bootstraps, n_columns), float64
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> right = np.random.default_rng(0).random((200, 2)) < [0.5, 0.9]
+        >>> share, drawn = Resampler(100).means(right)
+        >>> drawn.shape, bool(abs(drawn.mean(axis=0) - share).max() < 0.02)
+        ((100, 2), True)
+        """
+        columns, _, _ = as_pair(values, values)
+        columns = np.asarray(columns, dtype=np.float64)
+        counts, unit, _ = self._draw(values, columns)
+        samples = np.empty((self.n_bootstraps, columns.shape[1]))
+        for rows, weights in draws.weight_chunks(counts, unit, self._step(len(columns))):
+            samples[rows] = weights @ columns / weights.sum(axis=1)[:, None]
+        return columns.mean(axis=0), samples
+
     def units(self, y: Any, yhat: Any) -> Floats:
         """Count the stimuli (groups) that every voxel has seen: the ``n_units`` of `sample_interval`.
 

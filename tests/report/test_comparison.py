@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 
 from neuroenc._core.errors import DataError
-from neuroenc.report import study_page
+from neuroenc.report import plot_depth_curves, study_page
 
 _spec = importlib.util.spec_from_file_location("report_comparisons", Path(__file__).with_name("comparisons.py"))
 comparisons = importlib.util.module_from_spec(_spec)
@@ -395,6 +395,13 @@ def test_a_comparison_can_be_shown_as_it_is(tmp_path):
     assert page.sections == ["accuracy", "winner", "pairs", "regions", "layers", "costs", "origin"]
     assert page.rows("winner", "roi", "A", "4")[0][3:] != ["–", "–", "–", "–"]
     best = {cells[1]: cells[3] for cells in page.rows("layers", "roi")}
+    assert "Score by depth" in page.words["layers"]
+    assert "A triangle marks the jump point" in page.words["layers"]
+    assert len(plot_depth_curves(layers, targets=["A", "C"]).axes) == 2
+    with pytest.raises(DataError, match="unknown group 'D'"):
+        plot_depth_curves(layers, targets=["D"])
+    with pytest.raises(DataError, match="need score"):
+        plot_depth_curves(layers[["r"]])
     assert best == {"A": "eye", "B": "dense", "C": "text"}
 
 

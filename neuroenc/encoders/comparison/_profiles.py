@@ -11,6 +11,7 @@ import xarray as xr
 
 from neuroenc import stats
 from neuroenc._core.checks import check_fraction
+from neuroenc.encoders._depth import SHOWN, depth_statistics, group_curves
 from neuroenc.encoders.comparison._statistics import Group, Samples, _median, best_against_others, limits, voxel_winner
 
 #: Modalities: pixels, dense captions (one a cell), single captions.
@@ -66,17 +67,39 @@ def _known_mean(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
 
 
-def layer_table(layers: Sequence[str], drawn: Samples, groups: Sequence[Group]) -> pd.DataFrame:
+def layer_curves(layers: Sequence[str], drawn: Samples, groups: Sequence[Group]) -> xr.Dataset:
+    """Median score of each layer (layers, group) with interval, and the depth statistics of each group's curve.
+
+    See `neuroenc.encoders.concept_depth`; predictions, and so resamples, are those of the comparison.
+    """
+    own, samples = group_curves(drawn.estimate, drawn.samples, groups)
+    found = depth_statistics(layers, own, samples, drawn.n_stimuli)
+    return xr.Dataset(
+        {k: (("layers", "group"), v) for k, v in found["by_layer"].items()}
+        | {k: ("group", v) for k, v in found["by_target"].items()},
+        coords={
+            "layers": list(layers),
+            "depth": ("layers", np.linspace(0, 1, len(layers))),
+            "group": [g.name for g in groups],
+            "kind": ("group", [g.kind for g in groups]),
+        },
+    )
+
+
+def layer_table(
+    layers: Sequence[str], drawn: Samples, groups: Sequence[Group], curves: xr.Dataset | None = None
+) -> pd.DataFrame:
     """For each group, the layer with the highest median score, and mean best position over voxels with interval.
 
     The interval (95 %) is over stimuli, of which the mean position is no share: it has no width where no resample moves
     the best layer of any voxel. In simulations intervals held the truth in 94 to 97 % of cases where layers are about
     equally good, and in 99 % and more (1.3 to 1.9 times too wide) where most voxels have one that is clearly best.
+    ``curves`` adds the depth statistics of each group's median score.
     """
     scale = max(1, len(layers) - 1)
     rows = []
     whole = _argmax(drawn.estimate) / scale
-    for group in groups:
+    for n, group in enumerate(groups):
         known = np.isfinite(drawn.estimate[:, group.voxels]).any(axis=0)
         voxels = group.voxels[known]
         if not len(voxels):
@@ -88,6 +111,8 @@ def layer_table(layers: Sequence[str], drawn: Samples, groups: Sequence[Group]) 
         row: dict[str, Any] = {"kind": group.kind, "group": group.name, "n_voxels": len(voxels)}
         row |= {"best_layer": str(layers[int(np.nanargmax(medians))]), "mean_position": float(mean)}
         row |= {"low": max(low, 0.0), "high": min(high, 1.0)}
+        if curves is not None:
+            row |= {name: curves[name].values[n].item() for name in SHOWN}
         rows.append(row | {f"median_r_{name}": float(m) for name, m in zip(layers, medians)})
     return pd.DataFrame(rows)
 

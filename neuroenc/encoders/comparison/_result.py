@@ -21,7 +21,14 @@ from neuroenc._core.store import Store
 from neuroenc.data import save
 from neuroenc.encoders.comparison import _statistics as statistics
 from neuroenc.encoders.comparison._grid import Cell, Fitted, Job
-from neuroenc.encoders.comparison._profiles import REGIONS, classify, layer_positions, layer_table, region_shares
+from neuroenc.encoders.comparison._profiles import (
+    REGIONS,
+    classify,
+    layer_curves,
+    layer_positions,
+    layer_table,
+    region_shares,
+)
 from neuroenc.encoders.comparison._unique import KIND, unique_variance
 from neuroenc.encoders.readout._retinotopy import retinotopy
 
@@ -304,6 +311,8 @@ class Comparison:
         -------
         Dataset (voxel)
             ``layer``, ``winner`` (or "tie"), ``position`` from 0 (first) to 1, ``position_se``, ``r`` (layers, voxel).
+            By group, median ``score`` (layers, group) with interval, ``jump_point``, ``convergence_point``, ``flat``
+            and what else `neuroenc.encoders.concept_depth` tells.
         DataFrame
             One row a group.
         """
@@ -311,7 +320,8 @@ class Comparison:
             raise ConfigError(f"layer_map needs at least two layers; found {list(layers)}.")
         drawn = self._part([f"{layer}/{readout}" for layer in layers])
         found = layer_positions(list(layers), drawn, q).assign_coords(self._voxels())
-        return found, layer_table(list(layers), drawn, self.groups)
+        curves = layer_curves(list(layers), drawn, self.groups)
+        return found.merge(curves, join="exact"), layer_table(list(layers), drawn, self.groups, curves)
 
     def unique_variance(self, q: float = 0.05) -> tuple[xr.Dataset, pd.DataFrame] | None:
         """Unique variance of each feature space, and of two or three what they share; None where not asked for.

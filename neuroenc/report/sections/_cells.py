@@ -16,8 +16,10 @@ from neuroenc.report._page import Block, Section
 from neuroenc.report._regions import by_kind, group_medians, mean, shares_of
 from neuroenc.report._style import BLUE, ORANGE, TIE, colours_of, legend, number
 from neuroenc.report.brain._canvas import Canvas
+from neuroenc.report.sections._depth import plot_depth_curves
 
 MAX_GROUPS = 22
+_CURVES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +149,11 @@ def layers_section(cells: Cells, found: xr.Dataset, table: pd.DataFrame | None) 
     alt = f"Median r of {len(names)} layers in {len(groups)} groups."
     drawn = f"Layers from early (top) to late; a frame marks the best of each group. {said}"
     heading = f"Through {found.attrs['readout']}" if "readout" in found.attrs else ""
-    blocks = [Block(figure, alt, drawn, table, heading=heading, about="best layer of every group")]
+    depth = "jump_point" in found
+    shown = table if table is None or not depth else table[[c for c in table if not c.endswith("_share")]]
+    blocks = [Block(figure, alt, drawn, shown, heading=heading, about="best layer of every group")]
+    if depth:
+        blocks.append(_depth_block(found, groups))
     figures = cells.canvas.draw(position, label="position of the best layer", heights=best, limits=(0.0, 1.0))
     if figures:
         strip = " Dark is early, yellow is late." if cells.canvas.kind == "strip" else ""
@@ -155,6 +161,23 @@ def layers_section(cells: Cells, found: xr.Dataset, table: pd.DataFrame | None) 
         blocks.append(Block(figures, f"Position of the best layer; means: {words}.", drawn + cells.canvas.how))
     lead = "Position is that of the best layer in the order given, from 0 (first) to 1 (last)."
     return Section("layers", "Which layer", lead, blocks, nav="Layers")
+
+
+def _depth_block(found: xr.Dataset, groups: Sequence[Group]) -> Block:
+    """Curves of the median score over layers, with jump and convergence points."""
+    keys = list(zip(found["kind"].values.astype(str).tolist(), found["group"].values.astype(str).tolist()))
+    at = [keys.index((g.kind, g.name)) for g in groups if (g.kind, g.name) in keys][:_CURVES]
+    own = found[["score", "score_low", "score_high", *(v for v in found if found[v].dims == ("group",))]].isel(group=at)
+    said = "; ".join(f"{name}: {text}" for name, text in zip(own["group"].values, own["statement"].values.astype(str)))
+    drawn = (
+        "Median score of each layer with its 95 % interval over resampled stimuli. A triangle marks the jump point "
+        "(the first layer of 1.1 times the score of the one before), a square the convergence point (the first behind "
+        "which scores change by less than 3 %), each with the interval of its depth. A grey curve is nearly flat: the "
+        "range of its scores is none that equal layers would not give."
+    )
+    if len(keys) > len(at):
+        drawn += f" {len(at)} of {len(keys)} groups are drawn; the table has all."
+    return Block(plot_depth_curves(own), f"Score by layer. {said}.", drawn, heading="Score by depth")
 
 
 def unique_section(cells: Cells, found: xr.Dataset, table: pd.DataFrame | None) -> Section:

@@ -231,6 +231,13 @@ def test_layers_are_ordered_and_uncertain():
     by_roi = table.query("kind == 'roi'").set_index("group")
     assert by_roi.loc[["early", "middle", "late"], "best_layer"].tolist() == ["early", "middle", "late"]
     assert by_roi.loc["middle", "low"] <= 0.5 <= by_roi.loc["middle", "high"]
+    # Depth statistics come from the same resamples.
+    assert by_roi.loc[["middle", "late"], "jump_point"].tolist() == [0.5, 1.0]
+    assert np.isnan(by_roi.loc["early", "jump_point"])
+    assert by_roi.loc["none", "statement"] in ("no layer is above chance", "not defined") or by_roi.loc["none", "flat"]
+    assert layers["score"].dims == ("layers", "group")
+    np.testing.assert_allclose(layers["score"].sel(group="late"), by_roi.loc["late", [*by_roi.filter(like="median_r")]])
+    assert (layers["score_low"] <= layers["score_high"]).all()
     with pytest.raises(ConfigError, match="did you mean 'late/linear'"):
         found.layer_map(["early", "latte"], "linear")
 

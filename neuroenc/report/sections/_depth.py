@@ -1,0 +1,98 @@
+"""Figures of depth and width: scores layer by layer with their points, and by layer and number of dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroenc._core.errors import DataError, unknown_name
+from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, WIDTH, drawing, short
+
+_PANELS = 12
+_NEEDED = ("score", "score_low", "score_high", "jump_point", "convergence_point", "flat")
+
+
+def plot_depth_curves(found: xr.Dataset, *, targets: Sequence[str] | None = None) -> Any:
+    """Score layer by layer: a panel a target or region, a band for the interval, jump and convergence points marked.
+
+    A triangle stands at the jump point, a square at the convergence point, each with the interval of its depth as a
+    line; a curve that is nearly flat is grey, says so, and has no points.
+
+    Parameters
+    ----------
+    found : Dataset
+        From `neuroenc.encoders.concept_depth`, or the layer map of a comparison: ``score, score_low, score_high``
+        (layer, target), ``jump_point, convergence_point`` with their ``_low`` and ``_high``, ``flat`` (target).
+    targets : sequence of str, optional
+        Which, in this order; default the first 12.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    DataError
+        Variables are missing, or a target is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.encoders import concept_depth
+    >>> a, b = np.random.default_rng(0).standard_normal((2, 200))
+    >>> layers = {"pixels": np.c_[a, b], "middle": np.c_[a, b, a * b]}
+    >>> len(plot_depth_curves(concept_depth(layers, {"A xor B": a * b > 0})).axes)
+    1
+    """
+    missing = [name for name in _NEEDED if name not in found]
+    if missing:
+        raise DataError(f"depth curves need {', '.join(missing)}. Next step: neuroenc.encoders.concept_depth(...).")
+    layer, target = map(str, found["score"].dims)
+    layers, names = ([str(x) for x in found[d].values] for d in (layer, target))
+    for name in targets or ():
+        if name not in names:
+            raise DataError(unknown_name(target, name, names))
+    chosen = [names.index(t) for t in targets] if targets else list(range(len(names)))[:_PANELS]
+    columns = min(4, len(chosen))
+    lines = -(-len(chosen) // columns)
+    at = np.arange(len(layers))
+    last = max(1, len(layers) - 1)
+    long = max(map(len, layers)) > 3
+    size = (WIDTH, 2.2 * lines + 0.5) if columns > 1 else (5.2, 3.2)
+    with drawing(*size, "constrained") as figure:
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.ravel()[len(chosen) :]:
+            axes.set_visible(False)
+        for axes, k in zip(grid.ravel(), chosen):
+            own = found.isel({target: k})
+            flat = bool(own["flat"])
+            colour = MUTED if flat else BLUE
+            score, low, high = (own[n].values.astype(float) for n in ("score", "score_low", "score_high"))
+            axes.fill_between(at, low, high, color=colour, alpha=0.16, lw=0)
+            axes.plot(at, score, "o-", color=colour, ms=3.4, lw=1.5)
+            axes.axhline(0, color=FAINT, lw=0.8, zorder=0)
+            for name, mark, ink in (("jump", "^", ORANGE), ("convergence", "s", INK)):
+                point = float(own[f"{name}_point"])
+                if flat or not np.isfinite(point):
+                    continue
+                height = score[round(point * last)]
+                ends = [float(own[f"{name}_{end}"]) * last for end in ("low", "high")]
+                if np.isfinite(ends).all():
+                    axes.plot(ends, [height] * 2, color=ink, lw=1.1, zorder=3)
+                axes.plot(point * last, height, mark, color=ink, ms=6.5, mec="white", mew=0.8, zorder=4)
+            axes.set_title(short(names[k], 28) + (" (nearly flat)" if flat else ""), fontsize=9, loc="left", color=INK)
+            axes.set_xticks(
+                at, [short(n, 16) for n in layers], rotation=40 if long else 0, ha="right" if long else "center"
+            )
+            axes.tick_params(labelsize=7.5, labelcolor=MUTED, length=2)
+        for row in grid:
+            row[0].set_ylabel(str(found.attrs.get("metric", "median r")))
+        marks = [
+            figure.axes[0].plot([], [], mark, color=ink, ms=6, label=name)[0]
+            for name, mark, ink in (("jump point", "^", ORANGE), ("convergence point", "s", INK))
+        ]
+        figure.legend(handles=marks, loc="outside upper left", ncols=2, frameon=False, fontsize=8)
+    return figure
