@@ -19,11 +19,11 @@ app = typer.Typer(no_args_is_help=True, help="Feature spaces of your own caption
 @app.command()
 @clean_errors
 def train(
-    kind: Annotated[str, typer.Argument(help="bow, ngrams, ppmi, sgns, ranked, grounded or nested.")],
+    kind: Annotated[str, typer.Argument(help="bow, ngrams, ppmi, sgns, ranked, grounded, nested or rendered.")],
     captions: Annotated[Path, typer.Option(help="CSV with the columns stimulus and caption.")],
     out: Annotated[Path, typer.Option(help="Folder of the space; a training that was stopped there goes on.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the stimuli's pictures, for an image tower.")] = None,
-    image_model: Annotated[str, typer.Option(help="Backbone of the image tower.")] = "efficientnet-lite0",
+    image_model: Annotated[str, typer.Option(help="Of the image tower, or of rendered.")] = "efficientnet-lite0",
     held_out: Annotated[
         Path | None, typer.Option(help="CSV whose column stimulus names stimuli that take no part.")
     ] = None,

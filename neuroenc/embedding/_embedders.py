@@ -143,9 +143,9 @@ class _Embedder:
         cut = json.loads(record).get("cut")
         if cut:
             warnings.warn(
-                f"{cut['texts']} of {len(ids)} texts are longer than the {cut['limit']} tokens that {backbone.name!r} "
-                f"reads, and are cut there; the first is {cut['first']!r} ({cut['tokens']} tokens). What stands behind "
-                "the cut does not enter the features. Next step: shorten or split them.",
+                f"{cut['texts']} of {len(ids)} texts are longer than the {cut['limit']} {cut.get('unit', 'tokens')} "
+                f"that {backbone.name!r} reads, and are cut there; the first is {cut['first']!r} ({cut['tokens']}). "
+                "What stands behind the cut does not enter the features. Next step: shorten or split them.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -572,7 +572,8 @@ class TextEmbedder(_Embedder):
             return {}
         first = texts[long[0]]
         shown = first if len(first) <= 60 else f"{first[:60]}..."
-        return {"cut": {"texts": int(long.size), "limit": int(limit), "first": shown, "tokens": int(tokens[long[0]])}}
+        found = {"texts": int(long.size), "limit": int(limit), "first": shown, "tokens": int(tokens[long[0]])}
+        return {"cut": {**found, "unit": getattr(model, "token_name", "tokens")}}
 
     def _encode(self, texts: list[str], device: str, start: int, stop: int) -> np.ndarray:
         with exact_arithmetic():

@@ -279,3 +279,92 @@ def test_pictures_and_texts_meet_in_one_space(tmp_path):
 def test_a_path_without_a_space_is_told(tmp_path):
     with pytest.raises(DataError, match=r"space\.json"):
         TextEmbedder(str(tmp_path))
+
+
+SMALL = {"image_model": "world", "layer": "layer1", "height": 64, "width": 64, "size": 9, "dims": 32, "variants": 1}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """Captions of a few words, a head on pictures of them, and captions that were held out."""
+    rng = np.random.default_rng(0)
+    letters = list("abcdefghijklmnopqrstuvwxyz")
+    texts = [" ".join("".join(rng.choice(letters, 5)) for _ in range(3)) for _ in range(200)]
+    stimuli = Stimuli([f"s{n}" for n in range(200)], captions=[[t] for t in texts])
+    folder = tmp_path_factory.mktemp("rendered") / "s"
+    held = stimuli.ids[:50]
+    return train_space("rendered", stimuli, folder, held_out=held, epochs=10, **SMALL, **QUIET), stimuli, texts[:50]
+
+
+def typos_found(embedder, texts):
+    """Share of misspelt texts that find theirs."""
+    unit = [embedder.embed(some).values for some in (texts, data.perturb_text(texts))]
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in unit]
+    return float(((unit[1] @ unit[0].T).argmax(1) == np.arange(len(texts))).mean())
+
+
+class TestRendered:
+    """A head over pictures of texts."""
+
+    def test_misspelt_texts_find_theirs_and_those_held_out_took_no_part(self, rendered, tmp_path):
+        space, stimuli, held = rendered
+        plain = train_space("rendered", stimuli, tmp_path / "plain", epochs=1, learning_rate=1e-9, **SMALL, **QUIET)
+        assert typos_found(space, held) >= typos_found(plain, held) + 0.1
+        found = space.embed_captions(stimuli)
+        assert not found["trained_on"][:50].any()
+        assert found["trained_on"][50:].all()
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+    def test_batches_do_not_matter_and_the_folder_reads_pictures_too(self, rendered):
+        space, _, held = rendered
+        few = TextEmbedder(space.model, batch_size=7, cache=False, **QUIET).embed(held)
+        np.testing.assert_allclose(few, space.embed(held), atol=1e-5)
+        pictures = data.render_text(held, size=9, shape=(64, 64))
+        seen = ImageEmbedder(space.model, cache=False, **QUIET).embed(pictures)
+        np.testing.assert_allclose(seen, few, atol=1e-5)
+
+    def test_what_is_too_long_is_told_once(self, rendered):
+        with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 64 pixels of height") as told:
+            rendered[0].embed(["few", "letter " * 40])
+        assert len(told) == 1
+
+    def test_another_font_or_network_is_refused(self, rendered, monkeypatch):
+        from neuroenc.embedding.spaces import _rendered
+
+        draw = _rendered.render_text
+        monkeypatch.setattr(_rendered, "render_text", lambda *args, **how: draw(*args, **{**how, "size": 10}))
+        with pytest.raises(DataError, match="another 'rendered:world'"):
+            TextEmbedder(rendered[0].model)
+
+    @pytest.mark.parametrize(
+        ("settings", "match"),
+        [
+            ({"layer": "layer9"}, "layer1"),
+            ({"typos": 2.0}, "typos"),
+            ({"height": 4}, "height"),
+            ({"tower": "bow"}, "ranked"),
+            ({"images": True}, "captions only"),
+        ],
+    )
+    def test_bad_settings_are_refused(self, settings, match, topics, tmp_path):
+        with pytest.raises((ConfigError, DataError), match=match):
+            train_space("rendered", topics[0], tmp_path / "s", **{**SMALL, **settings}, **QUIET)
+
+    def test_a_killed_training_ends_where_it_would_have_ended(self, rendered, tmp_path, monkeypatch):
+        from neuroenc._core.checkpoints import Checkpoint
+
+        space, stimuli, held = rendered
+        save = Checkpoint.save
+
+        def stop(self, model, optimiser, record, *more):
+            save(self, model, optimiser, record, *more)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("neuroenc.embedding.spaces._towers.EVERY", 0.0)
+        monkeypatch.setattr(Checkpoint, "save", stop)
+        how = {"held_out": stimuli.ids[:50], "epochs": 10, **SMALL, **QUIET}
+        with pytest.raises(KeyboardInterrupt):
+            train_space("rendered", stimuli, tmp_path / "s", **how)
+        monkeypatch.setattr(Checkpoint, "save", save)
+        again = train_space("rendered", stimuli, tmp_path / "s", **how)
+        np.testing.assert_allclose(again.embed(held), space.embed(held), atol=1e-5)

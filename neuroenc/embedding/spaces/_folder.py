@@ -15,6 +15,7 @@ from neuroenc._core.files import hash_array
 from neuroenc._core.weights import Kind, read_folder, reading
 from neuroenc.data import Stimuli
 from neuroenc.embedding._registry import Described, Output, image_backbone, text_backbone, unit_norm
+from neuroenc.embedding.spaces._rendered import FrozenText, RenderedText, picture_size, pooled
 from neuroenc.embedding.spaces._static import StaticSpace
 
 SPACE = Kind("feature space", "space.json", "space.safetensors", ("space", "settings", "words", "width"))
@@ -80,7 +81,7 @@ class _Space(Described):
         self.name, self._folder = model, Path(model).expanduser()
         self._record, self._tensors = read_folder(self._folder, SPACE, framework="numpy")
         self.weights = str(self._record["space"])
-        self.unit_norm = self.weights in ("ranked", "grounded", "nested")
+        self.unit_norm = self.weights in ("ranked", "grounded", "nested", "rendered")
 
     @property
     def record(self) -> dict[str, Any]:
@@ -101,6 +102,18 @@ class _Space(Described):
                 "installed. Next step: train it again, or install the versions of its provenance."
             )
         return base
+
+    def _image_tower(self, device: str) -> Any:
+        """The trained map of an image network's vectors on ``device``."""
+        import torch
+
+        from neuroenc.embedding.spaces._towers import LinearTower
+
+        with reading(self._folder, "feature space"):
+            state = {k: torch.from_numpy(v.copy()) for k, v in self._state("image").items()}
+            tower = LinearTower(len(state["mean"]), self._record["settings"]["dims"])
+            tower.load_state_dict(state)
+        return tower.eval().requires_grad_(False).to(device)
 
     @property
     def marks(self) -> dict[str, np.ndarray]:
@@ -131,7 +144,8 @@ class SpaceText(_Space):
         super().__init__(model)
         self._base = None
         if "base_model" in self._record:
-            self._base = self._frozen("base", text_backbone(self._record["base_model"], None, 0))
+            drawn = self.weights == "rendered" and FrozenText(self._record["image_model"], self._record["settings"])
+            self._base = self._frozen("base", drawn or text_backbone(self._record["base_model"], None, 0))
 
     @cached_property
     def _preprocessing(self) -> dict[str, Any]:  # type: ignore[override]
@@ -140,11 +154,13 @@ class SpaceText(_Space):
     def layers(self) -> tuple[str, ...]:
         """Of a nested space: layers of its base, its first dimensions, and first dimensions of layers."""
         settings = self._record["settings"]
-        return tuple(name for name in places(settings, settings["layers"]) if name) if self._base else ()
+        return tuple(name for name in places(settings, settings["layers"]) if name) if "layers" in settings else ()
 
-    def load(self, device: str) -> StaticText | TowerText | NestedText:
+    def load(self, device: str) -> StaticText | TowerText | NestedText | RenderedText:
         """The space on ``device``."""
         settings = self._record["settings"]
+        if self.weights == "rendered" and self._base is not None:
+            return self._base.load(device).mapped(self._image_tower(device))
         with reading(self._folder, "feature space"):
             if self._base is not None:
                 import torch
@@ -227,7 +243,8 @@ class SpaceImage(_Space):
                 f"the space {model} was trained without pictures and embeds texts only. Next step: TextEmbedder, or "
                 "neuroenc space train with --images."
             )
-        self._base = image_backbone(self._record["image_model"], None, 0, preprocessing)
+        drawn = picture_size(self._record["settings"]) if self.weights == "rendered" else None
+        self._base = image_backbone(self._record["image_model"], None, 0, preprocessing or drawn)
         if not preprocessing:
             self._frozen("image", self._base)
         # Other spaces are one with no first dimensions.
@@ -241,24 +258,20 @@ class SpaceImage(_Space):
         """Of a nested space: its first dimensions."""
         return tuple(name for name in self._places if name)
 
-    def load(self, device: str) -> Any:
+    def load(self, device: str) -> ImageModel:
         """Backbone and map on ``device``."""
-        import torch
-
-        from neuroenc.embedding.spaces._towers import LinearTower
-
-        with reading(self._folder, "feature space"):
-            state = {k: torch.from_numpy(v.copy()) for k, v in self._state("image").items()}
-            tower = LinearTower(len(state["mean"]), self._record["settings"]["dims"])
-            tower.load_state_dict(state)
-        return ImageModel(self._base.load(device), tower.eval().requires_grad_(False).to(device), self._places)
+        base = self._base.load(device)
+        return ImageModel(base, self._image_tower(device), self._places, self._record["settings"])
 
 
 class ImageModel:
     """A loaded image tower."""
 
-    def __init__(self, base: Any, tower: Any, places: Mapping[str | None, tuple[int, int]]) -> None:
+    def __init__(
+        self, base: Any, tower: Any, places: Mapping[str | None, tuple[int, int]], settings: Mapping[str, Any]
+    ) -> None:
         self._base, self._tower, self._places, self.preprocess = base, tower, places, base.preprocess
+        self._settings = settings
 
     def encode(self, batch: Any, layer: str | None) -> Output:
         """Unit vectors (b, feature), of the first dimensions where they are named."""
@@ -266,5 +279,5 @@ class ImageModel:
 
     def encode_layers(self, batch: Any, layers: Iterable[str | None]) -> dict[str | None, Output]:
         """Several numbers of first dimensions, in one forward pass."""
-        whole = self._tower(self._base.encode(batch, None).values.float())
+        whole = self._tower(pooled(self._base, batch, self._settings))
         return {layer: Output(unit_norm(whole[:, : self._places[layer][1]])) for layer in layers}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroenc._core.checkpoints import Checkpoint
-from neuroenc._core.checks import at_least, check_whole, one_of
+from neuroenc._core.checks import at_least, check_whole, one_of, share
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import output_folder
 from neuroenc._core.provenance import provenance
@@ -63,6 +63,21 @@ KINDS: dict[str, dict[str, Any]] = {
         "dims": 256,
         "loss": "info_nce",
     },
+    "rendered": {
+        "dims": 300,
+        "layer": "block7",
+        "grid": 4,
+        "size": 14,
+        "height": 64,
+        "width": 256,
+        "typos": 0.1,
+        "variants": 2,
+        "temperature": 0.05,
+        "epochs": 30,
+        "batch_size": 128,
+        "learning_rate": 0.001,
+        "soup": 1,
+    },
 }
 #: Kinds that learn which captions belong to one stimulus, or to its picture.
 _PAIRED = ("ranked", "grounded", "nested")
@@ -98,7 +113,7 @@ def train_space(
 
     Parameters
     ----------
-    kind : {"bow", "ngrams", "ppmi", "sgns", "ranked", "grounded", "nested"}
+    kind : {"bow", "ngrams", "ppmi", "sgns", "ranked", "grounded", "nested", "rendered"}
         - "bow": inverse-frequency weighted words, reduced by singular value decomposition (latent semantic analysis);
         - "ngrams": the same of hashed runs of three to five letters;
         - "ppmi": word vectors by positive pointwise mutual information and singular value decomposition;
@@ -107,7 +122,9 @@ def train_space(
         - "grounded": the same from characters alone, by a bidirectional GRU with vectorial attention pooling;
         - "nested": linear maps of the frozen vectors of another text model (and of ``image_model``), trained so that
           the first dimensions are a space too, and shallow ``layers`` of the model (2D Matryoshka). They are layers of
-          the folder: ``TextEmbedder("FOLDER", layer="first64")``, "block2", "block2-first64".
+          the folder: ``TextEmbedder("FOLDER", layer="first64")``, "block2", "block2-first64";
+        - "rendered": pictures of the texts, through a frozen image network and a linear map by which a text lies with
+          its misspelt forms and apart from its letters scrambled (`perturbation_contrast`).
     captions : Stimuli, DataFrame or path
         A table, or a CSV, with the columns ``stimulus`` and ``caption``, one row a caption.
     out : path
@@ -116,7 +133,8 @@ def train_space(
         Of "ranked", "grounded" and "nested": a folder with the picture of each stimulus, named by its id; True takes
         the pictures of the Stimuli. Without pictures, two captions of a stimulus belong together.
     image_model : str
-        Backbone of the image tower, which is a linear map of its frozen vectors.
+        Backbone of the image tower, which is a linear map of its frozen vectors; of "rendered", the network that
+        reads the pictures of texts.
     held_out : sequence of str
         Stimuli that take no part, nor do captions of others that are equal to theirs.
     miner : callable, optional
@@ -133,7 +151,10 @@ def train_space(
         without further negatives; ``epochs``, ``batch_size``, ``learning_rate``; ``soup``: the mean of the weights
         after so many last epochs. Of "nested": ``base``, a text model by name or folder, and ``layers`` of it besides
         its own vector; ``prefixes``, numbers of first dimensions (by default halves of ``dims``, down to 8), or
-        ``nested=False``, a plain linear map; ``align``, the weight of the divergence of `nested_loss`.
+        ``nested=False``, a plain linear map; ``align``, the weight of the divergence of `nested_loss`. Of
+        "rendered": ``layer`` of the image network, averaged on a ``grid`` of so many rows and columns; ``height`` and
+        ``width`` of the pictures and ``size`` of the letters, pixels; ``typos``, the share of letters that are
+        mistyped, and ``variants``, how many misspelt forms of each text there are.
 
     Returns
     -------
@@ -150,6 +171,7 @@ def train_space(
     ----------
     Levy, Goldberg & Dagan (2015), TACL 3. Mikolov et al. (2013), NeurIPS. Arora, Liang & Ma (2017), ICLR. Merkx & Frank
     (2019), Natural Language Engineering 25. Kusupati et al. (2022), NeurIPS. Li et al. (2024), arXiv:2402.14776.
+    Xiao et al. (2024), arXiv:2402.08183.
 
     Examples
     --------
@@ -179,6 +201,12 @@ def train_space(
         if vectors.ndim != 2:
             raise ConfigError(f"image_model={image_model!r} gives no vectors but {vectors.shape[1:]} a picture.")
     bases, base_hash = _bases(found, progress) if kind == "nested" else ([], None)
+    drawn = None
+    if kind == "rendered":
+        from neuroenc.embedding.spaces._rendered import FrozenText
+
+        drawn = FrozenText(image_model, found)
+        base_hash, image_hash = drawn.weights_hash(), drawn.base.weights_hash()
     texts = [c for several in stimuli.captions or () for c in several]
     owner = np.repeat(np.arange(len(stimuli)), [len(several) for several in stimuli.captions or ()])
     marks = marks_of(stimuli, pictures=vectors is not None)
@@ -202,7 +230,16 @@ def train_space(
         how = {setting: found[setting] for setting in _FIT}
         checkpoint = Checkpoint(folder / ".training", key)
         fit = partial(train, **how, seed=seed, checkpoint=checkpoint, show=progress, desc=f"training {kind}")
-    if towers:
+    if drawn is not None:
+        from neuroenc.embedding.spaces._rendered import fit_rendered
+
+        reader = TextEmbedder(progress=progress)
+        reader.backbone = drawn
+        model = fit_rendered(texts, lambda some: reader.embed(some).values, found, fit, seed)
+        tensors = {k: v.detach().numpy() for k, v in model.state_dict().items()}
+        record |= {"words": [], "width": found["dims"], "base_model": drawn.name, "base_hash": base_hash}
+        record |= {"image_model": image_model, "image_hash": image_hash}
+    elif towers:
         from neuroenc.embedding.spaces._towers import fit_towers
 
         frozen = [base.embed(texts).values for base in bases]
@@ -251,6 +288,8 @@ def space_settings(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(unknown_name(f"setting of a space of kind {kind!r}:", name, KINDS[kind], step))
         if name in _CHOICES:
             one_of(name, value, _CHOICES[name])
+        elif name == "typos":
+            share(name, value)
         elif isinstance(default := KINDS[kind][name], (bool, str, list)):
             if type(value) is not type(default):
                 raise ConfigError(f"{name}={value!r} is not legal; it must be like {default!r}.")
