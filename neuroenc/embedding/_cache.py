@@ -139,3 +139,15 @@ class FeatureCache:
         if free < 2 * size + _SPARE:
             needed = f"features of {_size(size)} need {_size(2 * size + _SPARE)}, and {_size(free)} are free"
             raise StorageError(f"{needed} in {self.store.folder}. Next step: free room there.")
+
+
+def check_finite(block: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:
+    """Features of a block of stimuli, none of which may be NaN or infinite."""
+    finite = np.isfinite(block.reshape(len(block), -1)).all(1)
+    if not finite.all():
+        bad = ids[start : start + len(block)][~finite]
+        raise DataError(
+            f"{bad.size} of {len(block)} features from {str(bad[0])!r} on are not finite. Next step: look at that "
+            "stimulus, and at the weights (a float16 checkpoint may have overflowed)."
+        )
+    return block

@@ -13,7 +13,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.provenance import provenance
 from neuroenc._core.tables import check_columns
 from neuroenc.data import Stimuli, make_features
-from neuroenc.embedding._embedders import mark_trained
+from neuroenc.embedding.spaces._folder import mark_trained
 
 
 def caption_grid(
@@ -66,7 +66,7 @@ def caption_grid(
         raise ConfigError(f"grid={grid!r} must be a positive number of rows and of columns, such as (8, 8).")
     grid = (int(grid[0]), int(grid[1]))
     whole = ids if isinstance(ids, Stimuli) else None
-    ids = [str(i) for i in (ids if whole is None else whole.ids)]
+    ids = [str(i) for i in (ids.ids if isinstance(ids, Stimuli) else ids)]
     place = {name: n for n, name in enumerate(ids)}
     if len(place) < len(ids):
         raise DataError(f"ids name {len(ids) - len(place)} stimuli twice.")
@@ -106,7 +106,7 @@ def caption_grid(
     for place_of, text in zip(stimulus.map(place), texts):
         told[place_of].append(text)
     backbone = getattr(embedder, "backbone", None)
-    maps = mark_trained(maps, backbone, Stimuli(ids, captions=told))
+    maps = mark_trained(maps, backbone, Stimuli(np.array(ids), captions=tuple(map(tuple, told))))
     if whole is None:
         return maps
     of_cells = maps["trained_on"] if "trained_on" in maps.coords else False

@@ -21,7 +21,8 @@ from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
 from neuroenc._version import __version__
 from neuroenc.data import Stimuli, make_features
-from neuroenc.embedding._cache import FeatureCache, block_rows
+from neuroenc.embedding._cache import FeatureCache, block_rows, check_finite
+from neuroenc.embedding._prompts import check_prompts, unit, with_prompts
 from neuroenc.embedding._registry import (
     Backbone,
     check_layer,
@@ -32,6 +33,7 @@ from neuroenc.embedding._registry import (
     text_backbone,
     unit_norm,
 )
+from neuroenc.embedding.spaces._folder import mark_trained
 
 
 class _Embedder:
@@ -73,7 +75,7 @@ class _Embedder:
     def _settings(self, kind: str, content: str, layer: str | None) -> dict[str, Any]:
         """All that decides features, as the cache knows them."""
         backbone = self.backbone
-        unit = backbone.unit_norm and (not layer or getattr(backbone, "unit_layers", False))
+        own = backbone.unit_norm and (not layer or getattr(backbone, "unit_layers", False))
         return {
             "kind": kind,
             "content": content,
@@ -82,7 +84,7 @@ class _Embedder:
             "weights_hash": backbone.weights_hash(),
             "layer": layer or "",
             "pooling": "" if self.pooling is None else str(self.pooling),
-            "normalised": int(self.normalise or unit),
+            "normalised": int(self.normalise or own),
             "preprocessing": backbone.preprocessing,
             "neuroenc": __version__,
         }
@@ -128,7 +130,7 @@ class _Embedder:
                 bar.update(start - bar.n)
                 for first in range(start, stop, self.batch_size):
                     last = min(first + self.batch_size, stop)
-                    parts.append(_checked(encode(place, first, last), ids, first))
+                    parts.append(check_finite(encode(place, first, last), ids, first))
                     bar.update(last - first)
                 after(start, stop)
                 return np.concatenate(parts)
@@ -349,7 +351,7 @@ class ImageEmbedder(_Embedder):
                 if (start, stop) not in ahead[layer]:
                     asked = [layer, *(name for name in later if (start, stop) not in ahead[name])]
                     for name, values in self._encode_layers(stimuli, asked, device, start, stop).items():
-                        ahead[name][start, stop] = _checked(values, stimuli.ids, start)
+                        ahead[name][start, stop] = check_finite(values, stimuli.ids, start)
                 return ahead[layer].pop((start, stop))
 
             def after(start: int, stop: int, later: list[str] = later) -> None:
@@ -425,6 +427,10 @@ class TextEmbedder(_Embedder):
     layer : str, optional
         One of :meth:`layers`; None is the model's own vector. A hidden layer ("block2") is the mean over the tokens of
         each text; of a nested space "first64" or "block2-first64" are first dimensions.
+    prompt : str or sequence of str, optional
+        Template with ``{}`` where a text stands, "a photo of {}"; of several the mean of their vectors is taken.
+    system : str
+        Instruction of a model with a chat template ("hf-dir:PATH"): the system's part, with the prompt as the user's.
     pretrained, normalise, device, batch_size, cache, progress, seed
         As in :class:`ImageEmbedder`.
 
@@ -447,6 +453,8 @@ class TextEmbedder(_Embedder):
         pretrained: str | os.PathLike[str] | None = None,
         *,
         layer: str | None = None,
+        prompt: str | Sequence[str] | None = None,
+        system: str = "",
         normalise: bool = False,
         device: str = "auto",
         batch_size: int = 256,
@@ -458,7 +466,8 @@ class TextEmbedder(_Embedder):
         self.device, self.batch_size = device, check_whole("batch_size", batch_size)
         self.cache, self.progress = cache, progress
         self.backbone = text_backbone(*check_model(model, pretrained, seed), seed)
-        self.layer = layer
+        self.layer, self.prompt, self.system = layer, prompt, system
+        self._templates = check_prompts(prompt, system, self.backbone)
         if layer is not None:
             check_layer(self.backbone.name, layer, self.layers(), "text layer")
 
@@ -509,8 +518,17 @@ class TextEmbedder(_Embedder):
                 f"{listed[wrong[0]]!r}."
             )
         names = np.array(check_ids(ids, len(listed), "texts"))
-        content, cut = hash_array(np.array(listed, dtype=str)), partial(self._cut, listed)
-        return self._features("text", content, names, self.layer, partial(self._encode, listed), look=cut)
+        listed, several = with_prompts(listed, self._templates, self.system, self.backbone), len(self._templates)
+        content, cut, rows = (
+            hash_array(np.array(listed, dtype=str)),
+            partial(self._cut, listed),
+            np.tile(names, several),
+        )
+        found = self._features("text", content, rows, self.layer, partial(self._encode, listed), look=cut)
+        if several == 1:
+            return found
+        mean = unit(found.values.reshape(several, len(names), -1).mean(0), self.normalise)
+        return found[: len(names)].copy(data=mean).assign_attrs(pooling="mean over prompts")
 
     def embed_captions(self, stimuli: Stimuli) -> xr.DataArray:
         """Mean vector of each stimulus' captions: ``X[n] = mean_k tower(caption[n][k])``.
@@ -551,11 +569,7 @@ class TextEmbedder(_Embedder):
         place = {text: n for n, text in enumerate(unique)}
         found = self.embed(unique)
         values = found.values
-        mean = np.stack([values[[place[t] for t in texts]].mean(0) for texts in captions])
-        if self.normalise:
-            import torch
-
-            mean = unit_norm(torch.from_numpy(mean)).numpy()
+        mean = unit(np.stack([values[[place[t] for t in texts]].mean(0) for texts in captions]), self.normalise)
         made = provenance(step="embed_captions", captions=found.attrs["provenance"])
         features = self._labelled(mean, stimuli.ids, self.layer, "mean over captions", self.normalise, made)
         return mark_trained(features, self.backbone, stimuli)
@@ -580,22 +594,3 @@ class TextEmbedder(_Embedder):
             model = self._model(device)
             where = () if self.layer is None else (self.layer,)
             return self._array(model.encode(texts[start:stop], *where))
-
-
-def mark_trained(features: xr.DataArray, backbone: Any, stimuli: Stimuli) -> xr.DataArray:
-    """Features with the coordinate ``trained_on`` (bool), where a space was trained on some of these stimuli."""
-    seen = backbone.seen(stimuli) if hasattr(backbone, "seen") else None
-    if seen is None or not seen.any():
-        return features
-    return features.assign_coords(trained_on=("stimulus", seen))
-
-
-def _checked(block: np.ndarray, ids: np.ndarray, start: int) -> np.ndarray:
-    finite = np.isfinite(block.reshape(len(block), -1)).all(1)
-    if not finite.all():
-        bad = ids[start : start + len(block)][~finite]
-        raise DataError(
-            f"{bad.size} of {len(block)} features from {str(bad[0])!r} on are not finite. Next step: look at that "
-            "stimulus, and at the weights (a float16 checkpoint may have overflowed)."
-        )
-    return block

@@ -91,11 +91,8 @@ def info_nce(
         # (n, k, d) negatives of a query's own; a mixture of them has unit norm again.
         more = [hard]
         if mix == "pairs":
-            share = torch.distributions.Beta(2.0, 2.0).sample(hard.shape[:2]) if generator is None else None
-            if share is None:
-                drawn = torch.rand((3, *hard.shape[:2]), generator=generator)
-                share = drawn.sort(0).values[1]  # the middle one of three uniform numbers is Beta(2, 2)
-            share = share.to(hard)[..., None]
+            drawn = torch.rand((3, *hard.shape[:2]), generator=generator)
+            share = drawn.sort(0).values[1].to(hard)[..., None]  # the middle of three uniform numbers is Beta(2, 2)
             more.append(torch.nn.functional.normalize(share * hard + (1 - share) * hard.roll(1, 1), dim=-1))
         elif mix == "lists":
             weight = torch.einsum("nd,nkd->nk", queries, hard).div(temperature).softmax(1)

@@ -211,7 +211,7 @@ class TextFolder(Described):
     """A text model of one's own in a folder that transformers' ``save_pretrained`` wrote: "hf-dir:PATH".
 
     Vectors are means over the tokens of the last hidden layer, or of a layer: "embeddings", "block0", ... Language
-    models are read as they are, without a prompt; "hf-dir-bidirectional:PATH" takes their causal mask away, so that
+    models are read as they are; "hf-dir-bidirectional:PATH" takes their causal mask away, so that
     every word sees those behind it (as KaLM-Embedding does before it trains them further).
     """
 
@@ -244,6 +244,29 @@ class TextFolder(Described):
     def layers(self) -> tuple[str, ...]:
         """embeddings, block0, ..."""
         return text_layers(self._folder)
+
+    def instruct(self, system: str, texts: Sequence[str]) -> list[str]:
+        """Texts as the model's chat template puts them: ``system`` instructs, each text is the user's.
+
+        Raises
+        ------
+        ConfigError
+            The tokenizer has no chat template.
+        """
+        prepare()
+        transformers = require("transformers", "clip")
+        with making(f"the tokenizer of {self.name!r} cannot be read", "save it there again"):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(self._folder), local_files_only=True)
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                f"system={system!r}: the tokenizer of {self.name!r} has no chat template. Next step: the instruction "
+                f"before the text, prompt='{system} {{}}'."
+            )
+        roles = [[{"role": "system", "content": system}, {"role": "user", "content": text}] for text in texts]
+        found = [str(tokenizer.apply_chat_template(role, tokenize=False)) for role in roles]
+        # The tokenizer sets its own mark of the start before what it reads.
+        start = tokenizer.bos_token if tokenizer.bos_token_id in tokenizer("x")["input_ids"][:1] else None
+        return [text.removeprefix(start) for text in found] if start else found
 
     def load(self, device: str) -> TextModel:
         """The model on ``device``."""

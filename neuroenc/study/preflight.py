@@ -28,7 +28,7 @@ from neuroenc.study.config import (
     IncontextConfig,
     StudyConfig,
 )
-from neuroenc.study.stages.load import check_array, feature_rows, image_embedder, sample_labels
+from neuroenc.study.stages.load import check_array, feature_rows, image_embedder, sample_labels, text_embedder
 
 
 def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLike[str] | None = None) -> None:
@@ -202,7 +202,7 @@ def _check_space(where: str, config: FeaturesConfig, source: DataConfig, labels:
         if config.kind == "image":
             image_embedder(config)
         elif config.kind in ("captions", "dense"):
-            TextEmbedder(config.model, config.pretrained or None, layer=config.layer or None)
+            text_embedder(config)
     if config.kind == "dense" and config.table:
         read_table(config.table, ("stimulus", "row", "column", "caption"), what=f"[{where}] table")
 

@@ -195,6 +195,49 @@ def test_a_language_model_without_its_causal_mask(tmp_path):
         np.testing.assert_allclose(found["hf-dir-bidirectional"][n], states[0].mean(0), atol=1e-4)
 
 
+def test_prompts_stand_around_texts():
+    from neuroenc.embedding import TextEmbedder
+
+    texts, how = ["a dog", "a red house"], {"cache": False, "normalise": True, **PLAIN}
+    plain = TextEmbedder("world", **how)
+    photo, both = (TextEmbedder("world", prompt=p, **how) for p in ("a photo of {}", ["a photo of {}", "{} in a room"]))
+    by_hand = plain.embed([f"a photo of {t}" for t in texts]).values
+    np.testing.assert_allclose(photo.embed(texts), by_hand, atol=1e-6)
+    mean = by_hand + plain.embed([f"{t} in a room" for t in texts]).values
+    found = both.embed(texts, ids=["p", "q"])
+    np.testing.assert_allclose(found, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6)
+    assert found["stimulus"].values.tolist() == ["p", "q"]
+    assert found.attrs["pooling"] == "mean over prompts"
+    with pytest.raises(ConfigError, match=r"one \{\}"):
+        TextEmbedder("world", prompt="a photo")
+    with pytest.raises(ConfigError, match="no instruction"):
+        TextEmbedder("world", system="Name what is shown.")
+
+
+def test_a_language_model_is_instructed_by_its_chat_template(tmp_path):
+    import transformers
+
+    from neuroenc.embedding import TextEmbedder
+    from neuroenc.embedding._offline import MiniLM
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(MiniLM()._folder))
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(**shape, intermediate_size=32, max_position_embeddings=64)
+    torch.manual_seed(0)
+    transformers.LlamaModel(config).eval().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    asked = {"prompt": "what is seen: {}", "system": "Name it.", "cache": False, **PLAIN}
+    with pytest.raises(ConfigError, match="no chat template"):
+        TextEmbedder(f"hf-dir:{tmp_path}", **asked).embed(["a dog"])
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    found = TextEmbedder(f"hf-dir:{tmp_path}", **asked).embed(["a dog"]).values
+    written = TextEmbedder(f"hf-dir:{tmp_path}", cache=False, **PLAIN)
+    expected = written.embed(["[system] Name it. [user] what is seen: a dog "]).values
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - written.embed(["what is seen: a dog"]).values).max() > 1e-3
+
+
 def test_layers_of_a_clips_text_tower():
     from neuroenc.embedding import TextEmbedder
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
@@ -69,6 +70,14 @@ def places(settings: Mapping[str, Any], layers: Iterable[str] = ()) -> dict[str 
             parts = [part for part in (layer, f"first{dims}" if dims < settings["dims"] else "") if part]
             found["-".join(parts) or None] = number, dims
     return found
+
+
+def mark_trained(features: xr.DataArray, backbone: Any, stimuli: Stimuli) -> xr.DataArray:
+    """Features with the coordinate ``trained_on`` (bool), where a space was trained on some of these stimuli."""
+    seen = backbone.seen(stimuli) if hasattr(backbone, "seen") else None
+    if seen is None or not seen.any():
+        return features
+    return features.assign_coords(trained_on=("stimulus", seen))
 
 
 class _Space(Described):

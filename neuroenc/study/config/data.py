@@ -163,8 +163,8 @@ COMPARED = ("pixels", "dense", "join", "trained")
 #: Keys of a feature space that each kind reads, besides ``standardise``.
 FEATURES = {
     "image": ("model", "pretrained", "layer", "layers", "pooling", "normalise", "preprocessing"),
-    "captions": ("model", "pretrained", "layer", "normalise"),
-    "dense": ("model", "pretrained", "layer", "normalise", "grid", "table"),
+    "captions": ("model", "pretrained", "layer", "normalise", "prompt", "system"),
+    "dense": ("model", "pretrained", "layer", "normalise", "prompt", "system", "grid", "table"),
     "join": ("spaces", "grid"),
     "trained": ("train", "settings"),
     "pixels": ("size",),
@@ -201,6 +201,11 @@ class FeaturesConfig(Table):
         out: as the layer gives it.
     normalise
         Scale each stimulus' features to unit length.
+    prompt
+        Of texts: a template, or several whose vectors are averaged, with {} where the text stands: "a photo of {}".
+    system
+        Of texts: instruction of a language model with a chat template (``model = "hf-dir:PATH"``), whose user says the
+        prompt.
     standardise
         Scale each feature to mean 0 and variance 1 over the training rows.
     preprocessing
@@ -232,6 +237,8 @@ class FeaturesConfig(Table):
     layers: list[str] = []
     pooling: str | Count = ""
     normalise: bool = False
+    prompt: str | list[str] = ""
+    system: str = ""
     standardise: bool = True
     preprocessing: dict[str, Any] = {}
     size: Annotated[int, Field(ge=1, le=4096)] = 64

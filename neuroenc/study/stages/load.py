@@ -256,6 +256,19 @@ def image_embedder(
     )
 
 
+def text_embedder(config: FeaturesConfig, progress: bool = False) -> TextEmbedder:
+    """The text model that ``[features.NAME]`` describes."""
+    return TextEmbedder(
+        config.model,
+        config.pretrained or None,
+        layer=config.layer or None,
+        prompt=config.prompt or None,
+        system=config.system,
+        normalise=config.normalise,
+        progress=progress,
+    )
+
+
 def make_spaces(
     features: Mapping[str, FeaturesConfig], stimuli: Stimuli | None, progress: bool = True
 ) -> dict[str, xr.DataArray]:
@@ -343,8 +356,7 @@ def make_features(config: FeaturesConfig, stimuli: Stimuli | None, progress: boo
         return _pixels(stimuli, config.size)
     if config.kind == "image":
         return image_embedder(config, progress).embed(stimuli)
-    how: dict[str, Any] = {"layer": config.layer or None, "normalise": config.normalise, "progress": progress}
-    text = TextEmbedder(config.model, config.pretrained or None, **how)
+    text = text_embedder(config, progress)
     if config.kind == "captions":
         return text.embed_captions(stimuli)
     cells = (config.grid, config.grid)
