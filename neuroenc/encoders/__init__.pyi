@@ -5,6 +5,7 @@ from ._depth import concept_depth as concept_depth
 from ._folds import resolve_folds as resolve_folds
 from ._invariance import invariance as invariance, transform_stimuli as transform_stimuli
 from ._labels import align_voxels as align_voxels, check_space as check_space, feature_space as feature_space
+from ._width import cheapest as cheapest, layer_dim_sweep as layer_dim_sweep
 from .incontext import InContextEncoder as InContextEncoder
 from .linear._banded import BandedRidgeEncoder as BandedRidgeEncoder, simplex_candidates as simplex_candidates
 from .linear._null import cross_validated_p as cross_validated_p

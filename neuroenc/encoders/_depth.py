@@ -168,7 +168,7 @@ def _statement(
     first = f"jumps at {layers[round(jump)]}" if np.isfinite(jump) else "no jump"
     then = f"converges at {layers[round(convergence)]}" if np.isfinite(convergence) else "still changing at the end"
     best = int(score.argmax())
-    others = [layers[k] for k in np.flatnonzero(score >= score[best] - width) if k != best]
+    others = [name for name, s in zip(layers, score) if s >= score[best] - width and name != layers[best]]
     beside = f", not told from {', '.join(others)}" if others else ""
     return f"{first}, {then}; best {layers[best]}{beside}"
 

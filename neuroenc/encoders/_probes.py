@@ -70,6 +70,15 @@ class Labels:
                     inside[k] = np.mean([(guess[y == c] == c).mean() for c in range(len(classes))])
         return predicted, inside
 
+    def score(self, predicted: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Balanced accuracies (target,) over some rows, of the classes that they hold."""
+        codes = self.codes[rows]
+        found = [
+            [(predicted[:, k] == c)[codes[:, k] == c].mean() for c in np.unique(codes[:, k])]
+            for k in range(len(self.names))
+        ]
+        return np.array([np.mean(each) for each in found])
+
     def _model(self) -> Any:
         from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 
@@ -120,18 +129,11 @@ class Responses:
 
     def fit(self, X: np.ndarray, rows: np.ndarray, T: np.ndarray, inner: bool) -> tuple[np.ndarray, np.ndarray]:
         """Responses (n_test, voxel) that ridge on scaled training features predicts, and its r inside training."""
-        Y = self.values[rows]
-        how: dict[str, Any] = {"n_jobs": 1, "cv": 5}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of penalties at the ends of the grid: layers may well predict nothing
-            encoder = RidgeEncoder(scoring="r2", **how).fit(X, Y)
-            inside = np.full(Y.shape[1], np.nan)
-            if inner:
-                scores = RidgeEncoder(encoder.alphas_, scoring="r", **how).fit(X, Y).cv_scores_
-                inside = scores[np.searchsorted(encoder.alphas_, encoder.alpha_), np.arange(Y.shape[1])]
-        # A voxel that is constant in training has no score and predicts its mean.
-        encoder.coef_[:, ~np.isfinite(encoder.coef_).all(axis=0)] = 0
-        return np.asarray(encoder.predict(T), dtype=np.float32), np.asarray(inside)
+        return ridge_probe(X, self.values[rows], T, 5, inner)[:2]
+
+    def score(self, predicted: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Correlations (voxel,) over some rows."""
+        return np.asarray(stats.score(self.values[rows], predicted, "r"))
 
     def draw(self, predictions: Sequence[np.ndarray], n_bootstraps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores (cell, voxel), and of every resample of the stimuli (cell, resample, voxel)."""
@@ -142,6 +144,26 @@ class Responses:
     def n_units(self) -> int:
         """Stimuli that are resampled."""
         return len(np.unique(self.stimuli))
+
+
+def ridge_probe(
+    X: np.ndarray, Y: np.ndarray, T: np.ndarray, cv: Any, inner: bool = True
+) -> tuple[np.ndarray, np.ndarray, RidgeEncoder]:
+    """Predictions (n_test, voxel) of ridge, its r (voxel,) inside training, NaN unless ``inner``, and the encoder.
+
+    R2 chooses penalties, whose folds go together in one score; r of the same fits is told.
+    """
+    how: dict[str, Any] = {"n_jobs": 1, "cv": cv}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of penalties at the ends of the grid: layers may well predict nothing
+        encoder = RidgeEncoder(scoring="r2", **how).fit(X, Y)
+        inside = np.full(Y.shape[1], np.nan)
+        if inner:
+            scores = RidgeEncoder(encoder.alphas_, scoring="r", **how).fit(X, Y).cv_scores_
+            inside = scores[np.searchsorted(encoder.alphas_, encoder.alpha_), np.arange(Y.shape[1])]
+    # A voxel that is constant in training has no score and predicts its mean.
+    encoder.coef_[:, ~np.isfinite(encoder.coef_).all(axis=0)] = 0
+    return np.asarray(encoder.predict(T), dtype=np.float32), np.asarray(inside), encoder
 
 
 def read_targets(targets: Any, probe: str) -> Labels | Responses:

@@ -46,6 +46,7 @@ dense = "wrong"
 single = "other"
 [compare.layers]
 order = ["wrong", "right"]
+dims = [4, 48]
 """
 
 
@@ -108,12 +109,17 @@ def test_own_files_to_tables_and_a_page(compared):
     assert set(table["group"]) == {"all", "V1", "V4"}
     assert len(table) == 4 * 3
     made = ("pairwise.csv", "fits.csv", "regions.csv", "regions.nc", "layers.csv", "layers.nc", "voxels.nc")
-    for name in (*made, "unique.csv", "unique.nc", "similarity.csv"):
+    for name in (*made, "unique.csv", "unique.nc", "similarity.csv", "cheapest.csv", "layer_dims.nc"):
         assert (folder / "out" / name).stat().st_size > 0
     page = (folder / "out" / "report" / "index.html").read_text()
     assert "Mine" in page
     assert "right/linear" in page
     assert "What only one space predicts" in page
+    assert "How deep and how wide" in page
+    assert "Score by depth" in page
+    cheap = pd.read_csv(folder / "out" / "cheapest.csv").set_index("region")
+    assert cheap.loc["all", ["layer", "dim"]].tolist() == ["right", 48]
+    assert cheap.loc["all", "kept"] == 1
     assert summary["unique:right"] > 0.3 > abs(summary["unique:wrong"]) + 0.2
     assert str(folder) not in page
     assert any("median r" in line for line in said)
@@ -211,6 +217,8 @@ def test_command_with_two_processes(folder):
         ('compare.cells=["rigt/*"]', "'rigt/\\*' matches no cell"),
         ('compare.regions.dense="wrongg"', "did you mean 'wrong'"),
         ('compare.layers.readout="liner"', "did you mean 'linear'"),
+        ("compare.layers.dims=[48, 4]", r"must rise. Next step: dims = \[4, 48\]"),
+        ('compare.layers.reduce="pcaa"', "pca"),
         ('compare.layers.readout="pooled2"', "needs the cell wrong/pooled2"),
         ('compare.regions.readouts=["pooled2"]', r"regions\] needs right, wrong, other through one readout"),
         ('features.right.kind="image"', r"file = .*right.nc' is not read with kind = \"image\""),

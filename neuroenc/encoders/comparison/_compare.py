@@ -27,6 +27,7 @@ from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders._labels import align_voxels
 from neuroenc.encoders.comparison import _grid as grid
 from neuroenc.encoders.comparison._grid import Fitted, Job, Source
+from neuroenc.encoders.comparison._layer_dims import KIND as WIDTHS, fit_widths, width_cells
 from neuroenc.encoders.comparison._result import Comparison
 from neuroenc.encoders.comparison._unique import KIND, fit_unique, unique_cell
 
@@ -73,6 +74,8 @@ def fit_job(job: Job, source: Source, threads: int = 1, checkpoint: Path | None 
     with _threads(threads):
         if job.cell.kind == KIND:
             fitted = fit_unique(job, source)
+        elif job.cell.kind == WIDTHS:
+            fitted = fit_widths(job, source)
         else:
             fitted = _ridge(job, source) if job.cell.closed_form else _trained(job, source, checkpoint)
     fitted.record |= {"cell": job.cell.name, "fold": job.fold, "group": job.group, "n_voxels": len(job.voxels)}
@@ -253,6 +256,9 @@ def compare(
     noise_ceiling: Any = None,
     unique: Sequence[str] = (),
     n_components: int = 100,
+    layers: Sequence[str] = (),
+    dims: Sequence[int] = (),
+    reduce: str = "pca",
     n_bootstraps: int = 1000,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -301,6 +307,9 @@ def compare(
         Feature spaces of which `Comparison.unique_variance` tells what each predicts that the others do not.
     n_components : int
         Principal components of each space in these joint models, fitted on the training rows of each fold.
+    layers, dims, reduce : sequence of str, sequence of int, {"pca", "prefix"}, optional
+        Feature spaces that ridge reads besides at these numbers of dimensions, for `Comparison.layer_dims`; see
+        `neuroenc.encoders.layer_dim_sweep`.
     n_bootstraps : int
         Resamples of stimuli.
     seed : int
@@ -356,6 +365,9 @@ def compare(
     for name in unique:
         one_of("space in unique:", name, spaces)
     joint = [unique_cell(list(unique), check_whole("n_components", n_components))] if unique else []
+    for name in layers if dims else ():
+        one_of("space in layers:", name, spaces)
+    joint += width_cells(layers, dims, reduce) if dims else []
     used = {name for cell in [*chosen, *joint] for name in cell.spaces if name}
     spaces = {name: space for name, space in spaces.items() if name in used}
     indices = {name: _rows_of(name, space, responses) for name, space in spaces.items()}

@@ -19,8 +19,10 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import write_json
 from neuroenc._core.store import Store
 from neuroenc.data import save
+from neuroenc.encoders._width import sweep_dataset
 from neuroenc.encoders.comparison import _statistics as statistics
 from neuroenc.encoders.comparison._grid import Cell, Fitted, Job
+from neuroenc.encoders.comparison._layer_dims import KIND as WIDTHS
 from neuroenc.encoders.comparison._profiles import (
     REGIONS,
     classify,
@@ -66,6 +68,8 @@ class Comparison:
         self._cells = list(cells)
         self.cells = [cell.name for cell in cells]
         self._jobs = {name: [job for job in jobs if job.cell.name == name] for name in [*self.cells, KIND]}
+        self._widths = list(dict.fromkeys(job.cell.features for job in jobs if job.cell.kind == WIDTHS))
+        self._jobs |= {name: [job for job in jobs if job.cell.name == name] for name in self._width_cells()}
         self._store, self._keep = store, keep
         self._features = dict(features or {})
         self.responses = responses
@@ -322,6 +326,45 @@ class Comparison:
         found = layer_positions(list(layers), drawn, q).assign_coords(self._voxels())
         curves = layer_curves(list(layers), drawn, self.groups)
         return found.merge(curves, join="exact"), layer_table(list(layers), drawn, self.groups, curves)
+
+    def _width_cells(self) -> list[str]:
+        return [f"{layer}/{WIDTHS}" for layer in self._widths]
+
+    def layer_dims(self) -> xr.Dataset | None:
+        """Score of ridge by layer, number of dimensions, voxel and region; None where no ``dims`` were asked for.
+
+        Returns
+        -------
+        Dataset
+            As `neuroenc.encoders.layer_dim_sweep` gives it, for `neuroenc.encoders.cheapest`; ``inner_score`` is r on
+            the validation rows of each fold.
+        """
+        if not self._widths:
+            return None
+        dims = self._jobs[self._width_cells()[0]][0].cell.options["dims"]
+        measured = self.responses.values
+        n_folds = 1 + max(job.fold for job in self._jobs[self._width_cells()[0]])
+        shape = len(self._widths), len(dims)
+        total = np.full((shape[0] * shape[1], *measured.shape), np.nan, dtype=np.float32)
+        inner, outer = (np.full((n_folds, *shape, measured.shape[1]), np.nan) for _ in range(2))
+        for k, cell in enumerate(self._width_cells()):
+            for job, fitted in self._fits(cell):
+                for d, width in enumerate(dims):
+                    predicted = fitted.arrays[f"predicted{width}"]
+                    at = np.ix_(job.rows.test, job.voxels)
+                    total[k * len(dims) + d][at] = np.where(np.isnan(measured[at]), np.nan, predicted)
+                    inner[job.fold, k, d, job.voxels] = fitted.arrays[f"inner{width}"]
+                    outer[job.fold, k, d, job.voxels] = stats.score(measured[at], predicted, "r")
+        how: dict[str, Any] = {"groups": self.responses["stimulus"].values[self._tested], "seed": self.seed}
+        drawn = statistics.draw_samples(
+            measured[self._tested], list(total[:, self._tested]), n_bootstraps=self.n_bootstraps, **how
+        )
+        names, voxels = (self._widths, dims), ("voxel", self._voxels())
+        made = sweep_dataset(names, drawn.estimate, drawn.samples, inner, outer, voxels, self.groups, drawn.n_stimuli)
+        reduce = self._jobs[self._width_cells()[0]][0].cell.options["reduce"]
+        return made.assign_attrs(
+            metric="r", probe="ridge", reduce=reduce, n_bootstraps=self.n_bootstraps, seed=self.seed
+        )
 
     def unique_variance(self, q: float = 0.05) -> tuple[xr.Dataset, pd.DataFrame] | None:
         """Unique variance of each feature space, and of two or three what they share; None where not asked for.

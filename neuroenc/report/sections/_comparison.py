@@ -17,6 +17,7 @@ from neuroenc.report._regions import by_kind, group_medians, groups_of
 from neuroenc.report._style import colours_of, legend, number
 from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.sections import _cells as shared
+from neuroenc.report.sections._depth import widths_section
 from neuroenc.report.sections._fields import SHOWN, fields_section
 
 MAX_PANELS = 6
@@ -35,6 +36,8 @@ def comparison_sections(
     regions: xr.Dataset | None = None,
     layers: xr.Dataset | None = None,
     layer_table: pd.DataFrame | None = None,
+    layer_dims: xr.Dataset | None = None,
+    cheapest: xr.Dataset | None = None,
     unique: xr.Dataset | None = None,
     unique_table: pd.DataFrame | None = None,
     similarity: pd.DataFrame | None = None,
@@ -70,6 +73,8 @@ def comparison_sections(
         ``r`` (layers, voxel) and ``position`` (voxel) from 0 to 1; the attribute ``readout`` names their readout.
     layer_table : pandas.DataFrame, optional
         Best layer of every group, shown with ``layers``.
+    layer_dims, cheapest : xarray.Dataset, optional
+        Score by layer and number of dimensions, and what is chosen of it (`neuroenc.encoders.cheapest`).
     unique : xarray.Dataset (part, voxel), optional
         ``share`` of variance that each feature space alone predicts, and ``total`` (voxel); with ``unique_table``, the
         medians of every group (`neuroenc.encoders.comparison.Comparison.unique_variance`).
@@ -141,6 +146,7 @@ def comparison_sections(
         lambda: _pairs(cells, pairs) if pairs is not None else None,
         lambda: shared.regions_section(cells, regions) if regions is not None else None,
         lambda: shared.layers_section(cells, layers, layer_table) if layers is not None else None,
+        lambda: widths_section(layer_dims, cheapest) if layer_dims is not None and cheapest is not None else None,
         lambda: shared.unique_section(cells, unique, unique_table) if unique is not None else None,
         lambda: shared.similarity_section(cells, similarity) if similarity is not None else None,
         lambda: fields_section(cells, fields, planted_fields) if fields is not None else None,

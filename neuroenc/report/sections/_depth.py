@@ -1,4 +1,4 @@
-"""Figures of depth and width: scores layer by layer with their points, and by layer and number of dimensions."""
+"""Depth and width: scores layer by layer with their points, and by layer and number of dimensions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from neuroenc._core.errors import DataError, unknown_name
-from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, WIDTH, drawing, short
+from neuroenc.report._charts import draw_matrix
+from neuroenc.report._page import Block, Section
+from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, WIDTH, drawing, number, short
 
-_PANELS = 12
+_PANELS, _BLOCKS = 12, 6
 _NEEDED = ("score", "score_low", "score_high", "jump_point", "convergence_point", "flat")
 
 
@@ -96,3 +99,84 @@ def plot_depth_curves(found: xr.Dataset, *, targets: Sequence[str] | None = None
         ]
         figure.legend(handles=marks, loc="outside upper left", ncols=2, frameon=False, fontsize=8)
     return figure
+
+
+def plot_layer_dims(
+    sweep: xr.Dataset, chosen: xr.Dataset | None = None, *, regions: Sequence[str] | None = None
+) -> Any:
+    """Score by layer (rows) and number of dimensions (columns), a block of columns for each region or concept.
+
+    Parameters
+    ----------
+    sweep : Dataset
+        From `neuroenc.encoders.layer_dim_sweep`: ``region_score`` (layer, dim, region).
+    chosen : Dataset, optional
+        From `neuroenc.encoders.cheapest`, whose cells are framed.
+    regions : sequence of str, optional
+        Which, in this order; default the first 6.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    DataError
+        Not a sweep, or an unknown region.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neuroenc.encoders import layer_dim_sweep
+    >>> x = np.random.default_rng(0).standard_normal((120, 8))
+    >>> sweep = layer_dim_sweep({"early": x[:, ::-1], "late": x}, {"A": x[:, 0] > 0}, dims=[2, 8], reduce="prefix")
+    >>> len(plot_layer_dims(sweep).axes)
+    2
+    """
+    if "region_score" not in sweep:
+        raise DataError("a sweep has region_score. Next step: neuroenc.encoders.layer_dim_sweep(...).")
+    names = [str(x) for x in sweep["region"].values]
+    for name in regions or ():
+        if name not in names:
+            raise DataError(unknown_name("region", name, names))
+    at = [names.index(r) for r in regions] if regions else list(range(len(names)))[:_BLOCKS]
+    layers, dims = [str(x) for x in sweep["layer"].values], sweep["dim"].values.tolist()
+    score = sweep["region_score"].transpose("layer", "region", "dim").values[:, at]
+    rings = np.zeros(score.shape, bool)
+    for k, region in enumerate(at) if chosen is not None else ():
+        assert chosen is not None
+        layer, dim = str(chosen["layer"].values[region]), int(chosen["dim"].values[region])
+        rings[layers.index(layer), k, dims.index(dim)] = True
+    columns = [str(d) for _ in at for d in dims]
+    kinds = [short(names[k], 14) for k in at for _ in dims]
+    flat = len(layers), len(columns)
+    label = "score" if sweep.attrs.get("metric", "r") != "r" else "median r"
+    return draw_matrix(score.reshape(flat), layers, columns, label=label, kinds=kinds, rings=rings.reshape(flat))
+
+
+def widths_section(sweep: xr.Dataset, chosen: xr.Dataset) -> Section:
+    """Score by layer and number of dimensions, and the cheapest cell of every group that keeps a share of the best."""
+    share = float(chosen.attrs["share"])
+    named = {"pca": "first principal components of the training stimuli", "prefix": "first features of the space"}
+    keys = ("kind", "region", "layer", "dim", "agreement", "score", "best_score", "kept")
+    table = pd.DataFrame({k: chosen[k].values for k in keys}).rename(
+        columns={"region": "group", "dim": "dimensions", "agreement": "folds that agree", "kept": "kept share"}
+    )
+    words = "; ".join(
+        f"{row.group}: {row.layer}, {row.dimensions} dimensions" for row in table.head(_BLOCKS).itertuples(index=False)
+    )
+    dimensions = named.get(str(sweep.attrs.get("reduce")), "first dimensions")
+    drawn = (
+        f"Median r of ridge on the {dimensions}, by layer (rows) and their number (columns). A frame marks the earliest "
+        f"layer, and there the fewest dimensions, that keep {share:.0%} of the best score."
+    )
+    if sweep.sizes["region"] > _BLOCKS:
+        drawn += f" {_BLOCKS} of {sweep.sizes['region']} groups are drawn; the table has all."
+    lead = (
+        "Choices are made inside the training stimuli of each fold. The scores of the table are on the stimuli that "
+        "the fold left out: kept share is what the cheap choice has of the best. Over all voxels it is "
+        f"{number(table['kept share'][0])}."
+    )
+    figure = plot_layer_dims(sweep, chosen)
+    block = Block(figure, f"Cheapest cells. {words}.", drawn, table, about="cheapest layer and width of every group")
+    return Section("widths", "How deep and how wide", lead, [block], nav="Widths")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -40,10 +40,25 @@ class LayersConfig(Table):
         Feature spaces from early to late, two or more.
     readout
         The readout that compares them.
+    dims
+        Numbers of dimensions, rising, at which ridge reads each layer besides; empty: not asked.
+    reduce
+        Dimensions are first principal components of the training stimuli, "pca", or the first of the space, "prefix".
+    share
+        Of the best score, that the cheapest layer and number of dimensions are to keep.
     """
 
     order: Annotated[list[str], Field(min_length=2)]
     readout: str = "linear"
+    dims: list[Count] = []
+    reduce: Literal["pca", "prefix"] = "pca"
+    share: Share = 0.95
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if sorted(set(self.dims)) != self.dims:
+            raise ConfigError(f"dims={self.dims} must rise. Next step: dims = {sorted(set(self.dims))}.")
+        return self
 
 
 class CompareConfig(Table):

@@ -16,6 +16,7 @@ from neuroenc._core.tables import write_table
 from neuroenc._version import __version__
 from neuroenc.data import EncodingData, Stimuli
 from neuroenc.embedding import TextEmbedder, train_space
+from neuroenc.encoders import cheapest
 from neuroenc.encoders.comparison import (
     Cell,
     Comparison,
@@ -70,6 +71,9 @@ def compare(study: Study) -> dict[str, Any]:
         **{name: getattr(config, name) for name in _PASSED},
         noise_ceiling=ceiling,
         unique=unique,
+        layers=config.layers.order if config.layers else (),
+        dims=config.layers.dims if config.layers else (),
+        reduce=config.layers.reduce if config.layers else "pca",
         seed=whole.seed,
         out=study.store.folder,
         client=study.executor.client,
@@ -296,6 +300,12 @@ def tabulate(study: Study) -> dict[str, Any]:
         maps["layers"] = parts["layers"] = layers.assign_attrs(readout=config.layers.readout)
         tables["layers"] = parts["layer_table"] = table
         parts["summary"]["best_layer"] = str(table.iloc[0]["best_layer"])
+        sweep = found.layer_dims()
+        if sweep is not None:
+            chosen = cheapest(sweep, share=config.layers.share)
+            maps["layer_dims"] = parts["layer_dims"] = sweep
+            parts["cheapest"] = chosen
+            tables["cheapest"] = chosen.drop_dims("fold").to_dataframe().reset_index()
     parts = {name: part for name, part in parts.items() if part is not None}
     if folder is not None:
         for name, frame in tables.items():
