@@ -246,8 +246,23 @@ bottle, light bulb, traffic sign, cassette, church, flag, key, pliers, stone arc
 brick building, dome, umbrella, cell phone, house, stove, traffic sign""".replace("\n", " ").split(", ")
 
 
+#: Categories of Haxby's slice but the scrambled pictures, which nobody has a caption for.
+CATEGORIES = {
+    "bottle": "a photo of a bottle",
+    "cat": "a photo of a cat",
+    "chair": "a photo of a chair",
+    "face": "a photo of the face of a man",
+    "house": "a photo of a house",
+    "scissors": "a photo of scissors",
+    "shoe": "a photo of a shoe",
+}
+
+
 def objects(options: argparse.Namespace) -> None:
-    """Names of the 92 objects against human IT: Spearman correlation of dissimilarities, with the subjects' own."""
+    """Names of the 92 objects against human IT, and of seven categories against one slice of one person's BOLD.
+
+    Spearman correlations of dissimilarities; the subjects' own are the ceiling.
+    """
     import tempfile
     import warnings
 
@@ -263,7 +278,10 @@ def objects(options: argparse.Namespace) -> None:
     print(f"subjects against the mean of the others: {ceiling.lower:.3f}, upper {ceiling.upper:.3f}")
     names = [f"a photo of {n}" if n.endswith("s") else f"a photo of a {n}" for n in OBJECTS]
     chosen = options.rungs.split(",") if options.rungs else [*list(RUNGS)[:11], "minilm"]
-    print("| space | each subject | mean | shuffled |\n|---|---|---|---|")
+    bold = load_dataset("haxby2001-slice", mirror=options.mirror, progress=False).responses
+    patterns = bold.groupby("stimulus").mean().sel(stimulus=list(CATEGORIES))
+    haxby = stats.rdm(patterns.values, "correlation")
+    print("| space | each subject | mean | shuffled | Haxby's categories |\n|---|---|---|---|---|")
     for name in (n.strip().replace(";", ",") for n in chosen):
         with tempfile.TemporaryDirectory() as folder:
             if name == "minilm":
@@ -273,11 +291,14 @@ def objects(options: argparse.Namespace) -> None:
                 train_space(kind, stimuli, f"{folder}/s", **settings, seed=options.seed, progress=False)
                 embedder = TextEmbedder(f"{folder}/s", **HOW, cache=False)
             found = stats.rdm(embedder.embed(names).values, "cosine")
+            kinds = stats.rdm(embedder.embed(list(CATEGORIES.values())).values, "cosine")
         r = [float(stats.compare_rdms(found, x)[0, 0]) for x in each]
         order = np.random.default_rng(0).permutation(len(names))
         shuffled = stats.square_rdm(found)[np.ix_(order, order)]
         null = np.mean([float(stats.compare_rdms(shuffled, x)[0, 0]) for x in each])
-        print(f"| {name} | {' '.join(f'{x:.3f}' for x in r)} | {np.mean(r):.3f} | {null:.3f} |", flush=True)
+        slice_r = float(stats.compare_rdms(kinds, haxby)[0, 0])
+        shown = f"{' '.join(f'{x:.3f}' for x in r)} | {np.mean(r):.3f} | {null:.3f} | {slice_r:.2f}"
+        print(f"| {name} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":
