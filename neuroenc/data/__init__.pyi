@@ -27,7 +27,11 @@ from ._pictures import (
     read_picture as read_picture,
 )
 from ._preprocess import average_repeats as average_repeats, group_ids as group_ids, zscore as zscore
-from ._rendered_text import perturb_text as perturb_text, render_text as render_text
+from ._rendered_text import (
+    PERTURBATIONS as PERTURBATIONS,
+    perturb_text as perturb_text,
+    render_text as render_text,
+)
 from ._splits import (
     check_disjoint as check_disjoint,
     check_unseen as check_unseen,

@@ -3,7 +3,11 @@ from ._base import LinearEncoder as LinearEncoder, load_encoder as load_encoder
 from ._carry import CarriedEncoder as CarriedEncoder, carry_over as carry_over
 from ._depth import concept_depth as concept_depth
 from ._folds import resolve_folds as resolve_folds
-from ._invariance import invariance as invariance, transform_stimuli as transform_stimuli
+from ._invariance import (
+    invariance as invariance,
+    invariance_index as invariance_index,
+    transform_stimuli as transform_stimuli,
+)
 from ._labels import align_voxels as align_voxels, check_space as check_space, feature_space as feature_space
 from ._width import cheapest as cheapest, layer_dim_sweep as layer_dim_sweep
 from .incontext import InContextEncoder as InContextEncoder

@@ -1,16 +1,17 @@
-"""Transform invariance: how far a voxel's predicted responses stay when pictures are moved, scaled or turned."""
+"""Invariance: how far predicted responses stay when pictures are moved, scaled or turned, or texts misspelt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from neuroenc import stats
+from neuroenc._core.checks import check_texts, check_whole, make_rng, one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc.data import Stimuli
+from neuroenc.data import PERTURBATIONS, Stimuli, perturb_text, render_text
 
 #: Transforms by name and the amounts that are tried: shares of the picture's side, factors, and degrees.
 TRANSFORMS: dict[str, tuple[Any, ...]] = {
@@ -129,7 +130,133 @@ def invariance(
             each.append(np.asarray(moved, dtype=np.float64).reshape(base.shape))
         r.append(np.mean([stats.score(base, other, "r") for other in each], axis=0))
         shift.append(np.mean([np.abs(other - base).mean(axis=0) for other in each], axis=0) / spread)
-    labelled = isinstance(before, xr.DataArray) and "voxel" in before.dims
-    coords = {str(k): c for k, c in before.coords.items() if c.dims == ("voxel",)} if labelled else {}
+    coords = _voxels(before)
     values = {"invariance": (("transform", "voxel"), np.stack(r)), "shift": (("transform", "voxel"), np.stack(shift))}
     return xr.Dataset(values, coords={"transform": list(wanted), **coords}).assign_attrs(n_stimuli=len(stimuli))
+
+
+def _voxels(predicted: Any) -> dict[str, Any]:
+    """Coordinates of the voxels of predictions, where they have any."""
+    labelled = isinstance(predicted, xr.DataArray) and "voxel" in predicted.dims
+    return {str(k): c for k, c in predicted.coords.items() if c.dims == ("voxel",)} if labelled else {}
+
+
+def invariance_index(
+    encoder: Any,
+    features: Callable[[Stimuli], Any],
+    texts: Sequence[str],
+    kind: str = "typo",
+    *,
+    other: str = "text",
+    rate: float | None = None,
+    n_bootstraps: int = 1000,
+    batch_size: int = 256,
+    seed: int = 0,
+    **rendering: Any,
+) -> xr.Dataset:
+    r"""Measure how invariant each voxel's predictions for rendered texts are to misspelling, against a control.
+
+    .. math:: I_v = \mathrm{corr}_n\bigl(\hat y_v(t_n), \hat y_v(t_n')\bigr)
+              - \mathrm{corr}_n\bigl(\hat y_v(t_n), \hat y_v(t_n'')\bigr)
+
+    with :math:`t_n'` the perturbed text, and :math:`t_n''` another text of the list, or the same text under another
+    perturbation. A voxel that reads words should keep its response to a word with a typing error and lose it when the
+    letters are scrambled; one that sees lines and edges keeps or loses both.
+
+    Parameters
+    ----------
+    encoder : encoder
+        Fitted; its ``predict`` takes what ``features`` gives.
+    features : callable
+        From stimuli to features: ``ImageEmbedder(...).embed`` for the rendered pictures, or
+        ``TextEmbedder("FOLDER").embed_captions`` of a space of kind "rendered".
+    texts : sequence of str (n,)
+        Words or sentences, each once, that the encoder was not fitted on.
+    kind : {"typo", "shuffle", "space", "scramble"}
+        Perturbation, as of `neuroenc.data.perturb_text`.
+    other : {"text", "typo", "shuffle", "space", "scramble"}
+        Control: "text", another text of the list, which tells the correlation of texts that share nothing but being
+        text; or a perturbation, at its own default rate, whose correlation is taken off.
+    rate : float, optional
+        Of ``kind``.
+    n_bootstraps : int
+        Resamples of texts.
+    batch_size : int
+        Texts that are rendered and predicted at once.
+    seed : int
+        Of the perturbations, of which text is the other, and of the resamples.
+    **rendering
+        ``font, size, position, shape, colour, background, wrap, clip`` of `neuroenc.data.render_text`.
+
+    Returns
+    -------
+    Dataset (voxel,)
+        ``index`` with ``low, high`` (95 %) and ``p`` (of 0) over texts, and the two correlations, ``r_perturbed`` and
+        ``r_other``. NaN for voxels whose predictions do not vary.
+
+    Raises
+    ------
+    ConfigError
+        An unknown perturbation, or the same one on both sides.
+    DataError
+        Two texts are equal, fewer than three, or some that the perturbation leaves as they are; a text that does not
+        fit into its picture.
+
+    References
+    ----------
+    Xiao et al. (2024), Pixel Sentence Representation Learning, arXiv:2402.08183. Vinckier et al. (2007), Neuron 55:143
+    (letter strings that are ever more like words).
+
+    Examples
+    --------
+    >>> from neuroenc.embedding import ImageEmbedder
+    >>> from neuroenc.encoders import RidgeEncoder
+    >>> words = ["house", "mountain", "red", "teacher", "ball", "elephant", "car", "umbrella"]
+    >>> embed = ImageEmbedder("contrast", cache=False, progress=False).embed
+    >>> X = embed(render_text(words, shape=(64, 128)))
+    >>> encoder = RidgeEncoder([1e-3], cv=2).fit(X, np.array([[len(word)] for word in words]))
+    >>> found = invariance_index(encoder, embed, words, n_bootstraps=100, shape=(64, 128))
+    >>> bool(found["r_perturbed"][0] > 0.8), sorted(found.data_vars)
+    (True, ['high', 'index', 'low', 'p', 'r_other', 'r_perturbed'])
+    """
+    listed = check_texts(texts, "texts")
+    one_of("kind", kind, PERTURBATIONS)
+    one_of("other", other, ("text", *PERTURBATIONS))
+    check_whole("batch_size", batch_size)
+    if kind == other:
+        raise ConfigError(f'kind and other are both "{kind}", of which the difference is 0. Next step: other="text".')
+    if len(set(listed)) < len(listed) or len(listed) < 3:
+        raise DataError(f"{len(listed)} texts, {len(set(listed))} of them different; expected at least 3, each once.")
+    arms = {"clean": listed, kind: perturb_text(listed, kind, rate, seed=seed)}
+    if other != "text":
+        arms[other] = perturb_text(listed, other, seed=seed)
+    for name in list(arms)[1:]:
+        same = [a for a, b in zip(listed, arms[name]) if a == b]
+        if same:
+            raise DataError(
+                f'{len(same)} of {len(listed)} texts stay as they are under "{name}", first {same[0]!r}. Next step: '
+                "leave these out, or rate= above 0."
+            )
+    found: dict[str, np.ndarray] = {}
+    coords: dict[str, Any] = {}
+    for name, several in arms.items():
+        parts = []
+        for first in range(0, len(several), batch_size):
+            some = several[first : first + batch_size]
+            # Two texts may be equal once they are perturbed, so that they cannot be ids.
+            ids = [f"{name} {first + n}" for n in range(len(some))]
+            predicted = encoder.predict(features(render_text(some, ids=ids, **rendering)))
+            coords = _voxels(predicted)
+            parts.append(np.asarray(predicted, dtype=np.float64).reshape(len(some), -1))
+        found[name] = np.concatenate(parts)
+    clean = found["clean"]
+    if other == "text":
+        # Along one circle through all texts, no text is its own other.
+        order = make_rng(seed).permutation(len(listed))
+        found[other] = np.empty_like(clean)
+        found[other][order] = clean[np.roll(order, 1)]
+    result = stats.Resampler(n_bootstraps, seed=seed).difference(clean, found[kind], found[other])
+    values = {"index": result.estimate, "low": result.low, "high": result.high, "p": result.p}
+    values |= {"r_perturbed": stats.score(clean, found[kind], "r"), "r_other": stats.score(clean, found[other], "r")}
+    table = xr.Dataset({name: ("voxel", x) for name, x in values.items()}, coords=coords)
+    return table.assign_attrs(n_texts=len(listed), kind=kind, other=other)

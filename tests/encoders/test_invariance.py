@@ -1,4 +1,4 @@
-"""Transform invariance: planted on what is pooled and on what is local."""
+"""Invariance: planted on what is pooled and on what is local, and on what of a word is left by a perturbation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 import xarray as xr
 from scipy import ndimage
 
-from neuroenc._core.errors import ConfigError
-from neuroenc.data import Stimuli
-from neuroenc.encoders import invariance, transform_stimuli
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.data import Stimuli, perturb_text
+from neuroenc.encoders import invariance, invariance_index, transform_stimuli
 
 
 def pictures(n=60, side=40, seed=0):
@@ -60,3 +60,64 @@ def test_transforms_are_where_they_say():
     np.testing.assert_allclose(turned, [11.5, 27.5], atol=0.3)
     with pytest.raises(ConfigError, match="rotation"):
         invariance(Planted(), grey, pictures(4), {"rotate": (5.0,)})
+
+
+def words(n=80, seed=0):
+    rng = np.random.default_rng(seed)
+    made = {"".join(rng.choice(list("abcdefghijklmnop"), rng.integers(5, 11))) for _ in range(2 * n)}
+    return sorted(made)[:n]
+
+
+class Reader:
+    """Three voxels: letters "a" to "d" whatever their order, exact strings, and nothing that varies."""
+
+    def predict(self, captions):
+        texts = [several[0] for several in captions]
+        y = [[sum(map(t.count, "abcd")), hash_of(t), 1.0] for t in texts]
+        coords = {"voxel": [7, 8, 9], "roi": ("voxel", ["a", "b", "b"])}
+        return xr.DataArray(np.array(y, float), dims=("stimulus", "voxel"), coords=coords)
+
+
+def hash_of(text):
+    return np.random.default_rng(list(text.encode())).random()
+
+
+def test_what_scrambling_keeps_is_invariant_and_exact_strings_are_not():
+    def captions(stimuli):
+        return stimuli.captions
+
+    texts = words()
+    found = invariance_index(Reader(), captions, texts, "scramble", n_bootstraps=200)
+    assert found["voxel"].values.tolist() == [7, 8, 9]
+    assert found["roi"].values.tolist() == ["a", "b", "b"]
+    assert found["r_perturbed"][0] == pytest.approx(1)
+    assert found["low"][0] > 0.5
+    assert found["low"][1] < 0 < found["high"][1]
+    assert np.isnan(found["index"][2])
+    # The same by numpy, with another perturbation as the control.
+    against = invariance_index(Reader(), captions, texts, "typo", rate=0.2, other="scramble", n_bootstraps=50, seed=3)
+    y = [
+        Reader().predict([[t] for t in some]).values[:, :2]
+        for some in (texts, perturb_text(texts, "typo", 0.2, seed=3), perturb_text(texts, "scramble", seed=3))
+    ]
+    r = [[np.corrcoef(y[0][:, v], other[:, v])[0, 1] for v in range(2)] for other in y[1:]]
+    np.testing.assert_allclose(against["index"][:2], np.subtract(*r), atol=1e-12)
+    assert (against["low"][:2] <= against["index"][:2]).all()
+    few = invariance_index(Reader(), captions, texts, "scramble", n_bootstraps=200, batch_size=7)
+    xr.testing.assert_allclose(few, found)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "match"),
+    [
+        (["one", "two", "six"], {"kind": "typos"}, "'typo'"),
+        (["one", "two", "six"], {"other": "words"}, "text"),
+        (["one", "two", "six"], {"other": "typo"}, "both"),
+        (["one", "two", "two"], {}, "2 of them different"),
+        (["one", "two", "a"], {"kind": "scramble"}, "1 of 3 texts stay"),
+        (["one", "two", "six"], {"size": 300}, "does not fit"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(texts, options, match):
+    with pytest.raises((ConfigError, DataError), match=match):
+        invariance_index(Reader(), lambda stimuli: stimuli.captions, texts, **options)
