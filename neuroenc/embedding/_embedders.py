@@ -584,8 +584,7 @@ class TextEmbedder(_Embedder):
         long = np.flatnonzero(tokens > limit)
         if not long.size:
             return {}
-        first = texts[long[0]]
-        shown = first if len(first) <= 60 else f"{first[:60]}..."
+        shown = texts[long[0]][:60] + "..." * (len(texts[long[0]]) > 60)
         found = {"texts": int(long.size), "limit": int(limit), "first": shown, "tokens": int(tokens[long[0]])}
         return {"cut": {**found, "unit": getattr(model, "token_name", "tokens")}}
 
