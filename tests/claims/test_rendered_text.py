@@ -11,7 +11,11 @@ Fixed before the first run of these splits (heads and layers were looked at on a
    along that between long and short words, four along random directions. Responses to 1,200 pictures have noise of the
    same variance; ridge is fitted, and asked with 200 new words. Invariance to typing errors less that to scrambles
    (``other="scramble"``) is at least .10 for each word voxel with an interval above 0, and at most .05 on the mean for
-   length voxels and random ones. Control: with weights of another voxel's word direction permuted, no more than .05.
+   length voxels and random ones. Control: with a word direction's weights permuted over features, no more than .05.
+
+Measured. Captions: .95 trained, .845 untrained; words: .94 and .63. The frozen network tells misspelt texts from others by
+itself, since both lie at the same place: half of the claim fails and is kept. Word voxels .31 to .36, length -.07, permuted
+.02, random .06: of these one of four has .24, which fails and is kept.
 """
 
 from __future__ import annotations
@@ -83,6 +87,9 @@ def test_texts_are_found_by_their_misspelt_forms(retrieval, name):
     assert retrieval[name]["permuted"] <= 0.05
 
 
+@pytest.mark.xfail(
+    strict=True, reason="measured .845 for captions and .63 for words: the frozen network's map reads them"
+)
 @pytest.mark.parametrize("name", ["captions", "words"])
 def test_texts_are_not_found_without_training(retrieval, name):
     assert retrieval[name]["untrained"] < 0.3
@@ -138,6 +145,9 @@ def test_word_voxels_are_invariant_to_typing_errors_above_scrambles(voxels):
     assert (voxels["word"]["low"] > 0).all()
 
 
-@pytest.mark.parametrize("name", ["length", "random", "permuted"])
+RANDOM = pytest.mark.xfail(strict=True, reason="measured .06 on the mean of four voxels, one of which has .24")
+
+
+@pytest.mark.parametrize("name", ["length", pytest.param("random", marks=RANDOM), "permuted"])
 def test_other_voxels_are_not(voxels, name):
     assert voxels[name]["index"].mean() <= 0.05
