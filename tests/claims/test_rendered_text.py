@@ -13,9 +13,9 @@ Fixed before the first run of these splits (heads and layers were looked at on a
    (``other="scramble"``) is at least .10 for each word voxel with an interval above 0, and at most .05 on the mean for
    length voxels and random ones. Control: with a word direction's weights permuted over features, no more than .05.
 
-Measured. Captions: .95 trained, .845 untrained; words: .94 and .63. The frozen network tells misspelt texts from others by
-itself, since both lie at the same place: half of the claim fails and is kept. Word voxels .31 to .36, length -.07, permuted
-.02, random .06: of these one of four has .24, which fails and is kept.
+Measured. Captions: .95 trained, .845 untrained; words: .94 and .63. The frozen network tells misspelt texts from others
+by itself, since both lie at the same place: half of the claim fails and is kept. Word voxels .31 to .36, length -.07,
+permuted .02, random .06: of these one of four has .24, which fails and is kept.
 """
 
 from __future__ import annotations
