@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroenc._core.errors import ConfigError
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.files import hash_array
 from neuroenc.data import perturb_text, render_text
 from neuroenc.embedding._losses import perturbation_contrast
@@ -50,10 +50,7 @@ class FrozenText(Described):
         self._preprocessing = {name: settings[name] for name in names}
         self.base = image_backbone(image_model, None, 0, picture_size(settings))
         if settings["layer"] not in self.base.layers():
-            known = ", ".join(self.base.layers())
-            raise ConfigError(
-                f"layer={settings['layer']!r} is no layer of image_model={image_model!r}. Legal: {known}."
-            )
+            raise ConfigError(unknown_name(f"layer of {image_model!r}", settings["layer"], self.base.layers()))
 
     def _content(self) -> dict[str, Any]:
         return {"base": self.base.weights_hash(), "drawn": self.drawn, **self._preprocessing}
