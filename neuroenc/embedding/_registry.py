@@ -247,6 +247,7 @@ _KNOWN: dict[str, dict[str, str | Factory]] = {
     "text": {
         "world": "neuroenc.embedding._openclip:world_text",
         "minilm": "neuroenc.embedding._offline:MiniLM",
+        "smollm2": "neuroenc.embedding._offline:SmolLM2",
         "conse": "neuroenc.embedding._offline:ConseText",
     },
 }

@@ -167,8 +167,8 @@ def widths_section(sweep: xr.Dataset, chosen: xr.Dataset) -> Section:
     )
     dimensions = named.get(str(sweep.attrs.get("reduce")), "first dimensions")
     drawn = (
-        f"Median r of ridge on the {dimensions}, by layer (rows) and their number (columns). A frame marks the earliest "
-        f"layer, and there the fewest dimensions, that keep {share:.0%} of the best score."
+        f"Median r of ridge on the {dimensions}, by layer (rows) and their number (columns). A frame marks the "
+        f"earliest layer, and there the fewest dimensions, that keep {share:.0%} of the best score."
     )
     if sweep.sizes["region"] > _BLOCKS:
         drawn += f" {_BLOCKS} of {sweep.sizes['region']} groups are drawn; the table has all."
