@@ -385,7 +385,7 @@ class CoreUnits:
             return sliced(model, core)
         _mlps_of(_loaded(model)[0], core)
         found = copy.copy(model)
-        found.backbone, found._loaded = _CoreText(model.backbone, core, category), None
+        found.backbone, found._loaded = _CoreText(model, core, category), None
         return found
 
 
@@ -445,8 +445,9 @@ def sliced(model: Any, core: xr.DataArray) -> Any:
 class _CoreText(Described):
     """A text backbone with the core units of a category alone."""
 
-    def __init__(self, backbone: Any, core: xr.DataArray, category: str) -> None:
-        self._whole, self._core = backbone, core
+    def __init__(self, embedder: TextEmbedder, core: xr.DataArray, category: str) -> None:
+        backbone = embedder.backbone
+        self._embedder, self._whole, self._core = embedder, backbone, core
         self.name, self.weights = f"{backbone.name} (core units: {category})", backbone.weights
         self.unit_norm = backbone.unit_norm
 
@@ -464,6 +465,6 @@ class _CoreText(Described):
 
     def load(self, device: str) -> Any:
         """The model on ``device``."""
-        text = self._whole.load(device)
+        text = copy.copy(self._embedder._model(device))  # which is loaded once, for all categories
         text._model = sliced(text._model, self._core)
         return text

