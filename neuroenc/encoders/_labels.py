@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc._core.arrays import as_numbers, as_numpy, is_dask, is_torch, refuse_sparse
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data import align
 
 # Coordinates that say which voxel a column is. Others (roi, ncsnr) describe it, and may differ between runs.
@@ -99,6 +99,21 @@ def voxel_coords(Y: Any) -> dict[str, Any] | None:
             "Next step: responses.transpose(..., 'voxel') or neuroenc.data.make_responses."
         )
     return {str(k): ("voxel", c.values) for k, c in Y.coords.items() if c.dims == ("voxel",)}
+
+
+def voxel_groups(Y: Any, name: str) -> np.ndarray:
+    """Group (voxel,) of every voxel of labelled responses by a coordinate, along the voxels or of all of them.
+
+    Raises
+    ------
+    ConfigError
+        No such coordinate.
+    """
+    labelled = isinstance(Y, xr.DataArray)
+    found = {str(k): c for k, c in Y.coords.items() if c.dims in ((), ("voxel",))} if labelled else {}
+    if name not in found:
+        raise ConfigError(unknown_name("voxel coordinate", name, found, "Next step: labelled responses that have it."))
+    return np.broadcast_to(_text(found[name].values), (1 if Y.ndim == 1 else int(Y.shape[1]),))
 
 
 def space_of(Y: Any) -> dict[str, Any]:

@@ -637,6 +637,36 @@ def test_finetuning_takes_a_merged_start(study, tmp_path):
         read(folder / "icl.toml", [*changes, "incontext.merge.way=block"])
 
 
+def test_finetuning_gives_every_region_an_expert(study, tmp_path):
+    folder, out, _ = study
+    for name in ("pretrain", "extend"):
+        shutil.copytree(out / name, tmp_path / name)
+    steps = ["finetune.max_steps=4", "finetune.evaluate_every=2"]
+    config, said = read(folder / "icl.toml", ["model.experts=roi", *steps]), []
+    # The stages before are those of the dense model: an expert begins as its copy.
+    incontext_train(config, tmp_path, "extend", progress=False, say=said.append)
+    assert any("done before" in line for line in said)
+    incontext_train(config, tmp_path, "finetune", progress=False, say=quiet)
+    model = load_model(tmp_path / "finetune" / "anchored")
+    assert model.config.experts == ("V4", "IT")
+    quick = ["model.experts=roi", 'evaluate.methods=["in-context", "mean"]', "evaluate.sizes=[12]"]
+    summary = incontext_evaluate(read(folder / "icl.toml", quick), tmp_path, progress=False, say=quiet)
+    assert np.isfinite(summary["explained_variance:in-context:12"])
+    asked = [f'predict.model="{tmp_path / "finetune/anchored"}"', "predict.n_support=30"]
+    config = read(folder / "icl.toml", [*asked, "model.experts=roi"])
+    assert np.isfinite(incontext_predict(config, tmp_path / "new", progress=False, say=quiet)["median_std"])
+    with pytest.raises(ConfigError, match=r"expert for each of V4, IT.* experts"):
+        incontext_predict(read(folder / "icl.toml", asked), tmp_path / "other", progress=False, say=quiet)
+    # The last training subject validates, and there is no expert of its name.
+    for experts, message in (("subject", "two|train-2.*expert"), ("rio", "did you mean 'roi'")):
+        wrong = read(folder / "icl.toml", [f"model.experts={experts}", *steps])
+        with pytest.raises(ConfigError, match=message):
+            incontext_train(wrong, tmp_path, "finetune", progress=False, say=quiet)
+    for changes, message in ((["finetune.real=0.5"], "no expert is trained"), (["model.form=refined"], "refined")):
+        with pytest.raises(ConfigError, match=message):
+            read(folder / "icl.toml", ["model.experts=roi", *changes])
+
+
 def _command(*arguments):
     return CliRunner().invoke(app, ["icl", "predict", *map(str, arguments), "--quiet"])
 

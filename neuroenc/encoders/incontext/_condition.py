@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.progress import progress as bar
 from neuroenc.attention import Past
-from neuroenc.encoders._labels import column_block, seen_patterns
+from neuroenc.encoders._labels import column_block, seen_patterns, voxel_groups
 from neuroenc.encoders.incontext._anchor import gaussian_grid, grid_points
 from neuroenc.encoders.incontext._model import InContextModel, VoxelWeights, complete
 
@@ -152,6 +153,61 @@ def asked_blocks(
             model.read(images, y, less, past=past)
             answer = _numpy(torch.cat([model.ask(part, past) for part in asked.split(few)], dim=1)).T
             yield columns, answer if scale is None else answer * scale[1][columns]
+
+
+def routes_of(model: InContextModel, expert: str | None, y: Any, n: int) -> list[tuple[InContextModel, np.ndarray]]:
+    """Dense models and the voxels (columns) that each reads: the experts of their groups, or the model itself.
+
+    ``expert`` names one for all ``n`` voxels, or the coordinate of the responses ``y`` that names each voxel's.
+
+    Raises
+    ------
+    ConfigError, DataError
+        No such expert or coordinate; voxels of a group without an expert; an expert of a model that has none.
+    """
+    names, every = model.config.experts, np.arange(n)
+    if not names:
+        if expert is not None:
+            raise ConfigError(f"expert={expert!r}, and this model has none. Next step: leave it out.")
+        return [(model, every)]
+    if expert is None:
+        raise ConfigError(
+            f"this model has an expert for each of {', '.join(names)}. Next step: expert=NAME for all voxels, or "
+            "the coordinate of labelled responses that names each voxel's, such as expert='roi'."
+        )
+    if expert in names:
+        return [(model.expert(expert), every)]
+    try:
+        groups = voxel_groups(y, expert)
+    except ConfigError as error:
+        raise ConfigError(f"expert={expert!r} is no expert ({', '.join(names)}) either: {error}") from error
+    lost = groups[~np.isin(groups, names)]
+    if len(lost):
+        step = "Next step: leave those voxels out, or name an expert for them with expert=NAME."
+        raise DataError(f"{len(lost)} of {n} voxels: " + unknown_name("expert", lost[0], names, step))
+    return [(model.expert(name), np.flatnonzero(groups == name)) for name in names if name in groups]
+
+
+class VoxelPart:
+    """Some voxels (``columns``, ascending) of responses (support, voxel), read in blocks."""
+
+    def __init__(self, whole: Any, columns: np.ndarray) -> None:
+        self.whole, self.columns, self.shape, self.ndim = whole, columns, (whole.shape[0], len(columns)), 2
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        wanted, parts = self.columns[key[1]], []
+        for start in range(0, self.whole.shape[1], 4096):
+            inside = wanted[(wanted >= start) & (wanted < start + 4096)] - start
+            if inside.size or not start:
+                parts.append(column_block(self.whole, slice(start, start + 4096))[:, inside])
+        return np.concatenate(parts, axis=1)
+
+
+def voxel_share(Y: Any, columns: np.ndarray, scale: Any) -> tuple[Any, Any]:
+    """Responses of some voxels, and their scale; all of them as they are."""
+    if len(columns) == Y.shape[1]:
+        return Y, scale
+    return VoxelPart(Y, columns), None if scale is None else (scale[0][columns], scale[1][columns])
 
 
 def condition(model: InContextModel, x: np.ndarray, Y: Any, **settings: Any) -> dict[str, np.ndarray]:

@@ -141,6 +141,10 @@ class InContextConfig:
         output depend on the order of trials. `GroupedSoftmax` and `LandmarkPolicy` have ``lead`` = ``registers``; the
         model puts like trials into one block and inserts the landmarks.
     feed_forward : {"swiglu", "gelu"}
+    experts : tuple of str
+        Names of groups of voxels: regions, data sets, subjects. Every block then has one feed-forward network a name,
+        and shares all else; the name of a voxel's group decides which one is asked (`InContextModel.expert`), nothing
+        is learned about it. Not beside memories, nor the refined form, whose network reads all voxels of a fit alike.
     silent : bool
         The anchored form's closed form alone, the network not asked: what training leaves where the network did not
         predict held-out episodes better. See `InContextModel.silence`.
@@ -164,6 +168,7 @@ class InContextConfig:
     position: Mapping[str, Any] | None = None
     context: Mapping[str, Any] | None = None
     feed_forward: str = "swiglu"
+    experts: tuple[str, ...] = ()
     scale_before_projection: bool = True
     silent: bool = False
 
@@ -187,6 +192,14 @@ class InContextConfig:
             raise ConfigError(f"heads={self.heads} does not divide dim={self.dim}.")
         if self.form == "refined" and (self.memory or self.hint or self.block_size):
             raise ConfigError("form='refined' beside memory, hint or landmarks: it reads fits, and all of them.")
+        given = self.experts
+        named = isinstance(given, (tuple, list)) and all(isinstance(x, str) and x for x in given)
+        if not named or len(set(given)) < len(given):
+            raise ConfigError(f"experts={given!r}; expected names of groups, none empty and none twice.")
+        object.__setattr__(self, "experts", tuple(given))  # Files have lists.
+        if given and (self.memory or self.form == "refined"):
+            beside = f"memory={self.memory!r}" if self.memory else "form='refined'"
+            raise ConfigError(f"experts beside {beside}, which has no feed-forward network for one group of voxels.")
         if self.hint is not None and self.hint not in HINTS:
             raise ConfigError(unknown_name("hint", self.hint, HINTS))
         self._check_parts()

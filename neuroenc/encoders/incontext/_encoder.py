@@ -22,15 +22,24 @@ from neuroenc._core.files import sha256_file
 from neuroenc._core.memory import parse_memory
 from neuroenc.attention import Block, Context, SinkCalibration, TaskEmbedding
 from neuroenc.encoders._base import LinearEncoder
-from neuroenc.encoders._labels import check_responses, check_space, column_block, features_matrix, wrap
+from neuroenc.encoders._labels import (
+    check_responses,
+    check_space,
+    column_block,
+    features_matrix,
+    wrap,
+)
 from neuroenc.encoders.incontext._condition import (
     FEWEST_TRIALS,
     FEWEST_VOXELS,
+    VoxelPart,
     asked_blocks,
     condition,
     conditioned_blocks,
     pooled_prior,
+    routes_of,
     voxel_posteriors,
+    voxel_share,
     voxels_at_once,
 )
 from neuroenc.encoders.incontext._config import part_from_settings
@@ -85,6 +94,9 @@ class InContextEncoder(LinearEncoder):
         ``neuroenc icl inspect`` gives a positive ``calibration_gain``.
     task : TaskEmbedding, optional
         Of the region that the voxels are in, from `region_embedding`; with one, the support may be empty.
+    expert : str, optional
+        For a model with experts (`InContextConfig`): the name of one, for all voxels; or the coordinate of labelled
+        responses that names each voxel's, such as ``"roi"``. Levels (``pool``) are then those of a group's voxels.
     device : str
     precision : {"auto", "32", "bf16"}
         Of the transformer; ``"auto"`` is bf16 on a GPU.
@@ -112,8 +124,11 @@ class InContextEncoder(LinearEncoder):
 
     Raises
     ------
+    ConfigError
+        A model with experts and no ``expert``, or the other way round.
     DataError
-        Features of another width than the model's, infinite responses, voxels without any response.
+        Features of another width than the model's, infinite responses, voxels without any response, or of a group that
+        the model has no expert for.
 
     References
     ----------
@@ -147,6 +162,7 @@ class InContextEncoder(LinearEncoder):
         context: Any = None,
         calibrate: Any = None,
         task: TaskEmbedding | None = None,
+        expert: str | None = None,
         device: str = "auto",
         precision: str = "auto",
         max_memory: str | int | None = None,
@@ -161,6 +177,7 @@ class InContextEncoder(LinearEncoder):
         self.context = context
         self.calibrate = calibrate
         self.task = task
+        self.expert = expert
         self.device = device
         self.precision = precision
         self.max_memory = max_memory
@@ -199,16 +216,15 @@ class InContextEncoder(LinearEncoder):
         Y, _ = check_responses(X, y, values)
         self._remember(X, y)
         self._used_ = model
+        routes = routes_of(model, self.expert, y, Y.shape[1])
         self.n_samples_fit_ = len(values)
         log_weight = _log_weights(sample_weight, len(values))
         mean, sd, bounds = self._examine(Y, None if log_weight is None else np.exp(log_weight))
         if self.n_clipped_.any():
             Y = _Within(Y, *bounds)
         scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
-        self._pooled_: torch.Tensor | None = None
         log_weight = self._weigh_trials(model, values, Y, log_weight, scale)
-        with self._changed(model):
-            found = self._weigh(model, values.astype(np.float32), Y, log_weight, scale)
+        found = self._weigh(routes, values.astype(np.float32), Y, log_weight, scale)
         if scale is not None:
             found["coef"] *= scale[1]
             found["intercept"] = found["intercept"] * scale[1] + scale[0]
@@ -284,30 +300,32 @@ class InContextEncoder(LinearEncoder):
 
         Stores are read in blocks: a column of a chunked array costs as much as its chunk.
         """
-        parts = []
-        for start in range(0, Y.shape[1], 4096):
-            inside = columns[(columns >= start) & (columns < start + 4096)] - start
-            parts.append(column_block(Y, slice(start, start + 4096))[:, inside])
-        some = np.concatenate(parts, axis=1)
+        some = VoxelPart(Y, columns)[:, :]
         return some if scale is None else (some - scale[0][columns]) / scale[1][columns]
 
     def _weigh(
-        self, model: InContextModel, x: np.ndarray, Y: Any, log_weight: np.ndarray | None, scale: Any
+        self,
+        routes: list[tuple[InContextModel, np.ndarray]],
+        x: np.ndarray,
+        Y: Any,
+        log_weight: np.ndarray | None,
+        scale: Any,
     ) -> dict[str, np.ndarray]:
         """``coef``, ``intercept`` and ``noise`` of scaled responses."""
-        place = self._place()
-        self._pooled_, registers = self._pool(model, x, Y, log_weight, scale, place)
-        return condition(
-            model,
-            x,
-            Y,
-            log_weight=log_weight,
-            scale=scale,
-            registers=registers,
-            pooled=self._pooled_,
-            show=self.progress,
-            **place,
-        )
+        place, n = self._place(), Y.shape[1]
+        found = {"coef": np.empty((x.shape[1], n), dtype=np.float32)}
+        found |= {name: np.empty(n, dtype=np.float32) for name in ("intercept", "noise")}
+        self._routes_: list[tuple[InContextModel, np.ndarray, torch.Tensor | None]] = []
+        for model, columns in routes:
+            some, less = voxel_share(Y, columns, scale)
+            with self._changed(model):
+                pooled, registers = self._pool(model, x, some, log_weight, less, place)
+                settings: dict[str, Any] = {"log_weight": log_weight, "scale": less, "show": self.progress, **place}
+                part = condition(model, x, some, registers=registers, pooled=pooled, **settings)
+            self._routes_.append((model, columns, pooled))
+            for name, values in part.items():
+                found[name][..., columns] = values
+        return found
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predicted responses, and their standard deviations.
@@ -338,11 +356,13 @@ class InContextEncoder(LinearEncoder):
                 )
             answered = self._predict_block(values).reshape(len(values), -1)
             place = self._place()
-            with self._changed(model):
-                for columns, answer in asked_blocks(
-                    model, support.astype(np.float32), Y, values, log_weight=log_weight, scale=scale, **place
-                ):
-                    answered[:, columns] += answer
+            for expert, own, _ in self._routes_:
+                some, less = voxel_share(Y, own, scale)
+                with self._changed(expert):
+                    for columns, answer in asked_blocks(
+                        expert, support.astype(np.float32), some, values, log_weight=log_weight, scale=less, **place
+                    ):
+                        answered[:, own[columns]] += answer
             answered[:, self.silent_voxels_] = self.intercept_[self.silent_voxels_]
             return wrap(answered[:, 0] if self._single_voxel_ else answered, X, self._voxels_, name="predicted")
         predicted = super().predict(X)
@@ -354,7 +374,7 @@ class InContextEncoder(LinearEncoder):
         place = self._place()
         queries = torch.as_tensor(values, device=place["device"])
         std = np.empty((len(values), Y.shape[1]), dtype=np.float32)
-        for columns, found in self._posteriors(model):
+        for columns, found in self._posteriors():
             assert found.noise is not None
             spread = found.variance(queries) + found.noise[:, None] * float(self._typical() - 1)
             std[:, columns] = spread.sqrt().T.cpu().numpy()
@@ -389,23 +409,21 @@ class InContextEncoder(LinearEncoder):
             )
         return super().to_linear()
 
-    def _posteriors(self, model: InContextModel) -> Iterator[tuple[np.ndarray, VoxelWeights]]:
+    def _posteriors(self) -> Iterator[tuple[np.ndarray, VoxelWeights]]:
         """Weights with their covariance, block by block of voxels."""
         support, Y, log_weight, scale = self._support_
-        settings: dict[str, Any] = {
-            "log_weight": log_weight,
-            "scale": scale,
-            "pooled": self._pooled_,
-            "covariance": True,
-        }
-        x, place = support.astype(np.float32), self._place()
-        centre = torch.as_tensor(x, device=place["device"]).mean(dim=0) if len(x) else None
-        with self._changed(model):
-            for columns, found in conditioned_blocks(model, x, Y, **settings, **place):
-                if self.queries == "after" and centre is not None:
-                    gain = torch.as_tensor(self.gain_[columns], device=centre.device, dtype=centre.dtype)
-                    found = found.at_gain(gain, centre)
-                yield columns, found
+        settings: dict[str, Any] = {"log_weight": log_weight, "covariance": True, **self._place()}
+        x = support.astype(np.float32)
+        centre = torch.as_tensor(x, device=settings["device"]).mean(dim=0) if len(x) else None
+        for model, own, pooled in self._routes_:
+            some, less = voxel_share(Y, own, scale)
+            with self._changed(model):
+                for place, found in conditioned_blocks(model, x, some, scale=less, pooled=pooled, **settings):
+                    columns = own[place]
+                    if self.queries == "after" and centre is not None:
+                        gain = torch.as_tensor(self.gain_[columns], device=centre.device, dtype=centre.dtype)
+                        found = found.at_gain(gain, centre)
+                    yield columns, found
 
     @property
     def fits_without_trials(self) -> bool:
@@ -523,7 +541,7 @@ class InContextEncoder(LinearEncoder):
     def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         # Neither the support nor the model belongs into the file of a fitted encoder.
         own = self.__dict__
-        left = ("_support_", "_loaded_", "_pooled_", "_used_")
+        left = ("_support_", "_loaded_", "_routes_", "_used_")
         kept: dict[str, Any] = {name: own.pop(name) for name in left if name in own}
         try:
             return super()._pack()
@@ -571,7 +589,7 @@ def clean_variance(encoder: Any, query: np.ndarray | None) -> np.ndarray | None:
     support, Y, _, scale = encoder._support_
     out = np.empty((support.shape[1] if query is None else len(query), Y.shape[1]))
     images = None if query is None else torch.as_tensor(query, device=encoder._place()["device"])
-    for columns, found in encoder._posteriors(encoder._conditioned()):
+    for columns, found in encoder._posteriors():
         assert found.covariance is not None
         assert found.noise is not None
         if images is None:

@@ -15,7 +15,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc.data import align
 from neuroenc.data.simulate import Nuisances
-from neuroenc.encoders._labels import check_space, feature_space
+from neuroenc.encoders._labels import check_space, feature_space, voxel_groups
 from neuroenc.encoders.incontext._evidence import Floats
 
 
@@ -23,7 +23,8 @@ class Episode(NamedTuple):
     """Training episode: support and query trials of voxels that share their images.
 
     ``x`` (support, feature), ``y`` (voxel, support), ``xq`` (query, feature), ``yq`` (voxel, query), and where they are
-    known the true ``weights`` (voxel, feature + 1), intercept last. NaN where a response is missing.
+    known the true ``weights`` (voxel, feature + 1), intercept last. NaN where a response is missing. ``group`` is the
+    name that all of its voxels go by, for models with experts.
     """
 
     x: Tensor
@@ -31,6 +32,17 @@ class Episode(NamedTuple):
     xq: Tensor
     yq: Tensor
     weights: Tensor | None = None
+    group: str = ""
+
+    def to(self, device: torch.device) -> Episode:
+        """The episode on another device."""
+        moved: Any = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**moved)
+
+    def digest(self) -> str:
+        """Hash of its trials, and of its group's name where it has one."""
+        parts = [np.asarray(t) for t in self if isinstance(t, Tensor)]
+        return hash_array(*parts, *([self.group] if self.group else []))
 
 
 class EpisodeSource(Protocol):
@@ -49,7 +61,7 @@ def source_digest(source: EpisodeSource) -> str:
         return str(source.digest())
     rngs = [np.random.default_rng([11, k]) for k in range(3)]
     episodes = [source.draw(rng, 4, 8, 8) for rng in rngs]
-    return hash_array(*[np.asarray(t) for e in episodes for t in e if t is not None])
+    return hash_json([episode.digest() for episode in episodes])
 
 
 def _content(array: Any) -> str:
@@ -209,11 +221,14 @@ class ResponseEpisodes:
     subjects : sequence of (features (n, feature), responses (n, voxel))
         One pair a subject, or session: rows that belong together. numpy, memmap, zarr or labelled; responses
         z-scored, NaN where missing.
+    groups : str or sequence, optional
+        Groups of voxels, for models with experts; an episode then holds voxels of one of them, each as often. A
+        coordinate of labelled responses, such as "roi"; or for every subject one name, or one a voxel.
 
     Raises
     ------
-    DataError
-        Shapes that do not fit together.
+    ConfigError, DataError
+        Shapes that do not fit together; no such coordinate.
 
     Examples
     --------
@@ -224,7 +239,7 @@ class ResponseEpisodes:
     torch.Size([2, 10])
     """
 
-    def __init__(self, subjects: Sequence[tuple[Any, Any]]) -> None:
+    def __init__(self, subjects: Sequence[tuple[Any, Any]], *, groups: Any = None) -> None:
         if not subjects:
             raise DataError("no subjects were given.")
         self.subjects = list(subjects)
@@ -239,10 +254,20 @@ class ResponseEpisodes:
             check_space(self.features, x, "those of another subject")
             if x.shape[0] != y.shape[0] or len(y.shape) != 2:
                 raise DataError(f"subject {number}: features {tuple(x.shape)}, responses {tuple(y.shape)}.")
+        if isinstance(groups, str):
+            groups = [voxel_groups(y, groups) for _, y in self.subjects]
+        named = [np.asarray(g, dtype=str) for g in ([""] * len(self.subjects) if groups is None else groups)]
+        shapes, wanted = [g.shape for g in named], [(int(y.shape[1]),) for _, y in self.subjects]
+        if len(named) != len(wanted) or any(s not in ((), w) for s, w in zip(shapes, wanted)):
+            raise DataError(f"groups have shapes {shapes}; expected one name, or one a voxel, of each of {wanted}.")
+        self._named = [np.broadcast_to(g, n) for g, n in zip(named, wanted)]
+        self.groups = tuple(dict.fromkeys(name for g in self._named for name in g.tolist()))
 
     def digest(self) -> str:
-        """Hash of all features and responses."""
-        return hash_json(["responses, balanced", [[_content(x), _content(y)] for x, y in self.subjects]])
+        """Hash of all features and responses, and of their groups."""
+        held = [[_content(x), _content(y)] for x, y in self.subjects]
+        groups = [] if self.groups == ("",) else [hash_array(*self._named)]
+        return hash_json(["responses, balanced", held, *groups])
 
     @property
     def n_voxels(self) -> int:
@@ -256,14 +281,17 @@ class ResponseEpisodes:
         wanted = min(support + query, x.shape[0])
         support = min(support, max(1, wanted - query))
         rows = _distinct(rng, x.shape[0], wanted, "trials")
-        columns = np.sort(rng.choice(y.shape[1], size=min(n_voxels, y.shape[1]), replace=False))
+        names = list(dict.fromkeys(self._named[number].tolist()))
+        group = names[int(rng.integers(len(names))) if len(names) > 1 else 0]
+        inside = np.flatnonzero(self._named[number] == group)
+        columns = inside[np.sort(rng.choice(len(inside), size=min(n_voxels, len(inside)), replace=False))]
         block = torch.as_tensor(_rows(y, rows)[:, columns].T.copy())
         # A voxel without a single response in the support says nothing.
         seen = ~block[:, :support].isnan().all(1) & ~block[:, support:].isnan().all(1)
         if not seen.any():
             return self.draw(rng, n_voxels, support, query)
         block, images = block[seen], torch.as_tensor(_rows(x, rows))
-        return Episode(images[:support], block[:, :support], images[support:], block[:, support:])
+        return Episode(images[:support], block[:, :support], images[support:], block[:, support:], None, group)
 
 
 class MixedEpisodes:

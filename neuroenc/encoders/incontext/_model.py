@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroenc._core.checks import one_of
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc.attention import (
     AarenStack,
@@ -208,6 +209,49 @@ class InContextModel(nn.Module):
             self.anchor.silent = silent or self.gain is not None
         return self
 
+    def upcycle(self, names: Sequence[str]) -> InContextModel:
+        """A model with one expert a name, all of them copies of this dense model's feed-forward networks.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Groups of voxels; see `InContextConfig` (``experts``).
+
+        References
+        ----------
+        Komatsuzaki et al. (2023), Sparse upcycling, ICLR, arXiv:2212.05055; Hallee et al. (2024), arXiv:2401.15713.
+
+        Examples
+        --------
+        >>> model = make_model("small", n_features=8, dim=16, depth=1, hidden=32).upcycle(["V1", "FFA"])
+        >>> model.config.experts, model.expert("FFA").config.experts
+        (('V1', 'FFA'), ())
+        """
+        if self.config.experts:
+            raise ConfigError(f"this model has experts already: {', '.join(self.config.experts)}.")
+        found = copy.deepcopy(self)
+        found.config = replace(self.config, experts=cast(Any, names))
+        for block in () if found.stack is None else found.stack.blocks:
+            block.feed_forward = nn.ModuleList(copy.deepcopy(cast(Block, block).feed_forward) for _ in names)
+        return found
+
+    def expert(self, name: str) -> InContextModel:
+        """The dense model that one expert is. Its parameters are this model's own: training it trains them.
+
+        Raises
+        ------
+        ConfigError
+            No expert of this name.
+        """
+        if name not in self.config.experts:
+            raise ConfigError(unknown_name("expert", name, self.config.experts))
+        place = self.config.experts.index(name)
+        assert self.stack is not None
+        blocks = [_with(b, feed_forward=cast(Any, b.feed_forward)[place]) for b in self.stack.blocks]
+        found = _with(self, stack=_with(self.stack, blocks=nn.ModuleList(blocks)))
+        found.config = replace(self.config, experts=())
+        return cast(InContextModel, found)
+
     @property
     def has_heads(self) -> bool:
         """Whether there are heads that attend to trials: not in memories, nor where a network reads a fit of them."""
@@ -270,6 +314,11 @@ class InContextModel(nn.Module):
         """
         if self.solves_alone and weights_of is None:
             return torch.zeros(len(y), 1, self.config.dim, device=y.device), []
+        if self.config.experts:
+            raise ConfigError(
+                f"this model has an expert for each of {', '.join(self.config.experts)}. Next step: "
+                "model.expert(name), or InContextEncoder(expert=...)."
+            )
         if log_weight is not None:
             log_weight = log_weight.expand(len(y), -1)
         if self.stack is None:
@@ -359,6 +408,7 @@ class InContextModel(nn.Module):
         c = self.config
         count = sum(p.numel() for p in self.parameters()) / 1e6
         kind = c.form if c.memory is None else f"{c.form}, memory {c.memory}"
+        kind += f", experts {'/'.join(c.experts)}" if c.experts else ""
         return f"InContextModel({kind}, {c.n_features} features, {c.depth} x {c.dim}, {count:.1f} M parameters)"
 
     def content_hash(self) -> str:
@@ -386,6 +436,13 @@ class InContextModel(nn.Module):
         return whole and not self.stack.block_size
 
 
+def _with(module: nn.Module, **parts: nn.Module) -> Any:
+    """The module with other parts in the place of its own; all else is shared with it."""
+    found = copy.copy(module)
+    found._modules = {**module._modules, **parts}
+    return found
+
+
 def _unmoved(dim: int) -> nn.Linear:
     """An output that is 0 before training."""
     out = nn.Linear(dim, 1)
@@ -410,6 +467,9 @@ def _make_stack(config: InContextConfig) -> Stack:
         )
         for _ in range(config.depth)
     ]
+    for block in blocks if config.experts else ():
+        kind = type(block.feed_forward)
+        block.feed_forward = nn.ModuleList(kind(config.dim, config.hidden) for _ in config.experts)  # type: ignore
     return Stack(blocks, config.registers, config.block_size)
 
 

@@ -159,6 +159,9 @@ def episode_loss(model: InContextModel, episode: Episode, stage: Stage) -> Tenso
 
 
 def _conditioned(model: InContextModel, episode: Episode, stage: Stage) -> VoxelWeights:
+    bare: InContextModel = getattr(model, "module", model)  # Behind an accelerator's wrapper.
+    if bare.config.experts:
+        model = bare.expert(episode.group)
     if stage.deployed:
         Y = episode.y.T.double().cpu().numpy()
         within = np.clip(Y, *outlier_bounds(Y, CLIP))
@@ -326,7 +329,8 @@ def train_stage(
     ----------
     model : InContextModel
     source : EpisodeSource
-        `SyntheticEpisodes`, `ResponseEpisodes` or `MixedEpisodes`.
+        `SyntheticEpisodes`, `ResponseEpisodes` or `MixedEpisodes`; for a model with experts, every episode of one of
+        their groups, as `ResponseEpisodes` (``groups=``) draws them. Experts of other groups stay as they are.
     stage : {"pretrain", "extend", "finetune"} or Stage
         Fixed support of 500 on synthetic voxels; 30 to 500; the same at a lower rate, for real responses.
     validation : list of Episode, optional
@@ -339,7 +343,7 @@ def train_stage(
     checkpoint : path, optional
         Folder for the state after each evaluation; the same call goes on from there. Several runs may share it.
     accelerator : accelerate.Accelerator or "auto", optional
-        Each process draws its own share of a step's episodes.
+        Each process draws its own share of a step's episodes. Not for models with experts.
     progress : bool
     max_seconds : float, optional
         Stop after that long; where it stops depends on the machine.
@@ -384,10 +388,14 @@ def train_stage(
     accelerator = make_accelerator(accelerator, precision)
     if validation is None:
         validation = validation_episodes(source, _sizes(stage), query=stage.query, seed=seed + 1)
+    if model.config.experts and accelerator is not None:
+        raise ConfigError("experts are trained in one process: others would wait for networks that it does not ask.")
+    for name in {episode.group for episode in validation} if model.config.experts else ():
+        model.expert(name)
     store = None
     if checkpoint is not None:
         state = moving_state(model)
-        held = [hash_array(*[np.asarray(t) for t in e if t is not None]) for e in validation]
+        held = [episode.digest() for episode in validation]
         start = hash_array(*[state[k].cpu().float().numpy() for k in sorted(state)])
         key = {
             "stage": asdict(stage),
@@ -426,7 +434,7 @@ class _Run:
         store: Checkpoint | None,
     ) -> None:
         self.bare, self.source, self.stage, self.seed = model, source, stage, seed
-        self.validation = [_to(e, device) for e in validation]
+        self.validation = [e.to(device) for e in validation]
         self.device, self.half, self.accelerator, self.store = device, half, accelerator, store
         decayed = [p for p in model.parameters() if p.ndim > 1]
         plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -487,7 +495,7 @@ class _Run:
                 torch.manual_seed(int(noise))
                 for k in range(stage.episodes):
                     rng = np.random.default_rng([self.seed, state.step, self.rank, k])
-                    episode = _to(self.source.draw(rng, stage.voxels, size, stage.query), self.device)
+                    episode = self.source.draw(rng, stage.voxels, size, stage.query).to(self.device)
                     with self._autocast():
                         loss = episode_loss(self.model, episode, stage) / stage.episodes
                     total += float(loss.detach())
@@ -546,7 +554,3 @@ class _Run:
         if found is not None:
             self.state, self.best = _State(**found[0]), found[1]
         return self.state
-
-
-def _to(episode: Episode, device: torch.device) -> Episode:
-    return Episode(*[None if t is None else t.to(device) for t in episode])  # type: ignore[arg-type]

@@ -232,6 +232,12 @@ class ModelConfig(Table):
         Register tokens.
     dropout
         Dropout rate.
+    experts
+        Voxel coordinate of the responses, such as "roi" or one that names data sets: finetune then begins with a
+        feed-forward network for each of its values, copies of the dense one of the stages before, and trains each on
+        its group's episodes, all real ones: synthetic voxels have no group. The last training subject, which
+        validates, and new subjects are routed by it, too: their values must be among those of the other training
+        subjects. "" is one network for all.
     clusters
         Clusters of training voxels in the mixture prior of "anchored".
     seed
@@ -250,6 +256,7 @@ class ModelConfig(Table):
     hidden: Count | None = None
     registers: Count | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    experts: str = ""
     clusters: Count = 8
     seed: Seed = 0
     attention: AttentionConfig = AttentionConfig()
@@ -272,10 +279,11 @@ class ModelConfig(Table):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         # What the model refuses is refused before subjects are read; torch is loaded for unusual ones only.
-        if self.memory != "none" or self.attention != AttentionConfig():
+        if self.memory != "none" or self.attention != AttentionConfig() or self.experts:
             from neuroenc.encoders.incontext import PRESETS
 
-            dataclasses.replace(PRESETS[self.preset], **self.changes())
+            groups = ("group",) if self.experts else ()
+            dataclasses.replace(PRESETS[self.preset], **self.changes(), experts=groups)
         return self
 
 
@@ -329,8 +337,8 @@ class StageConfig(Table):
         Train anchored models as they are used: trials by the precision that all voxels of an episode give them, levels
         pooled over its voxels. A step takes two to three times as long.
     real
-        Share of episodes that are training subjects' responses (0; 0.5 in finetune); the others are synthetic voxels.
-        Above 0 the last training subject only validates.
+        Share of episodes that are training subjects' responses (0; 0.5 in finetune, 1 with experts); the others are
+        synthetic voxels. Above 0 the last training subject only validates.
     ceiling
         Range of noise ceilings (explained variance) of synthetic voxels.
     isotropic_share
@@ -576,7 +584,12 @@ class IncontextConfig(Table):
     predict: PredictConfig = PredictConfig()
 
     @model_validator(mode="after")
-    def _queries_come_last(self) -> Self:
+    def _tables_agree(self) -> Self:
+        if self.model.experts and self.finetune.real not in (None, 1.0):
+            raise ConfigError(
+                f"finetune.real = {self.finetune.real} beside model.experts = {self.model.experts!r}: synthetic voxels "
+                "have no group, so no expert is trained on them. Next step: leave real out, or set it to 1."
+            )
         if self.evaluate.order == "time" and self.task.kind == "world":
             raise ConfigError(
                 "evaluate.order = 'time' beside task.kind = 'world', whose queries are shown throughout the sessions "

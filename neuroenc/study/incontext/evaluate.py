@@ -77,11 +77,13 @@ def _model(where: str) -> InContextModel | None:
 def curve(study: Study) -> dict[str, Any]:
     """Accuracy on new subjects over the size of the support, of in-context models and baselines; kept by subject."""
     wanted, curves, narrow = study.table("incontext").evaluate, [], []
+    experts = study.table("incontext").model.experts
     for part in study.parts:
         for subject in part.tasks.test:
             held = [str(k) for k, v in subject.Y.coords.items() if v.dims == ("voxel",)]
-            if wanted.groups not in ("", *held):
-                raise ConfigError(unknown_name("voxel coordinate evaluate.groups =", wanted.groups, held))
+            for what, name in (("evaluate.groups", wanted.groups), ("model.experts", experts)):
+                if name not in ("", *held):
+                    raise ConfigError(unknown_name(f"voxel coordinate {what} =", name, held))
             held = [str(k) for k, v in subject.X.coords.items() if v.dims == ("stimulus",)]
             if wanted.within not in ("", *held):
                 raise ConfigError(unknown_name("stimulus coordinate evaluate.within =", wanted.within, held))
@@ -111,6 +113,17 @@ def curve(study: Study) -> dict[str, Any]:
         "notes": [f"{p.name or 'subjects'}: {p.tasks.info}" for p in study.parts if p.tasks.info],
     }
     return {"curve": whole, "curve_parts": parts}
+
+
+def expert_of(study: Study, model: InContextModel) -> str | None:
+    """Voxel coordinate by which voxels are routed; None for a model without experts."""
+    experts = str(study.table("incontext").model.experts)
+    if model.config.experts and not experts:
+        raise ConfigError(
+            f"{model!r} has an expert for each of {', '.join(model.config.experts)}. Next step: [incontext.model] "
+            'experts, the voxel coordinate that names them, such as "roi".'
+        )
+    return experts if model.config.experts else None
 
 
 def named_models(study: Study, part: Part) -> dict[str, Any]:
@@ -231,6 +244,7 @@ def _methods(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
         if name == "in-context":
             for title, model in models.items():
                 found[title] = InContextEncoder(model, queries=after, device=wanted.device, response_scale="as-is")
+                found[title].set_params(expert=expert_of(study, model))
         elif name in make:
             made = make[name]()
             if made is None:

@@ -43,8 +43,9 @@ def inspect(study: Study) -> dict[str, Any]:
             known = None
         for name, model in named_models(study, part).items():
             label = f"{part.name}: {name}" if part.name else name
-            if not model.has_heads:
-                study.say(f"  {label}: no heads that attend to trials")
+            if not model.has_heads or model.config.experts:
+                why = "no heads that attend to trials"
+                study.say(f"  {label}: {'experts, of which model.expert(name) is one' if model.has_heads else why}")
                 continue
             study.say(f"  {label}: {len(support[0])} support trials, {len(queries[0])} queries of {subject.name}")
             found[label] = _inspected(study, model, support, queries, wanted.evaluate.groups, known)

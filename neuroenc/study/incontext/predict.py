@@ -13,6 +13,7 @@ from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.encoders import check_space, feature_space
 from neuroenc.encoders.incontext import InContextEncoder, load_model
+from neuroenc.study.incontext.evaluate import expert_of
 from neuroenc.study.incontext.subjects import prepared, read_matrix, subjects
 from neuroenc.study.study import Study, stage
 
@@ -56,7 +57,11 @@ def predict(study: Study) -> dict[str, Any]:
     model = load_model(settings.model)
     X, Y, query, truth = _from_files(study) or _from_task(study)
     encoder = InContextEncoder(
-        settings.model, response_scale=settings.response_scale, device=settings.device, progress=study.progress
+        settings.model,
+        response_scale=settings.response_scale,
+        expert=expert_of(study, model),
+        device=settings.device,
+        progress=study.progress,
     ).fit(X, Y)
     study.say(f"  {model!r}: {len(X)} support trials, {Y.shape[1]} voxels, {len(query)} queries")
     found: dict[str, Any] = {}

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from neuroenc import stats
+from neuroenc._core.checks import one_of
 from neuroenc._core.device import resolve_device
-from neuroenc._core.errors import ConfigError, DataError, NeuroencError
+from neuroenc._core.errors import ConfigError, DataError, NeuroencError, unknown_name
 from neuroenc._core.files import hash_json, read_json, sha256_file, write_json, write_text
 from neuroenc._core.tables import write_table
 from neuroenc._version import __version__
@@ -47,7 +48,8 @@ BEFORE: dict[str, tuple[str, ...]] = {"pretrain": (), "extend": ("pretrain",), "
 def stage_of(config: IncontextConfig, name: str) -> Any:
     """Settings of a stage, what the config leaves out as published."""
     given = getattr(config, name)
-    published = {**dataclasses.asdict(STAGES[name]), "real": 0.5 if name == "finetune" else 0.0}
+    real = {"pretrain": 0.0, "extend": 0.0, "finetune": 1.0 if config.model.experts else 0.5}
+    published = {**dataclasses.asdict(STAGES[name]), "real": real[name]}
     left = {k: list(v) if isinstance(v, tuple) else v for k, v in published.items() if getattr(given, k) is None}
     return given.model_copy(update=left)
 
@@ -118,13 +120,18 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
     begin, config, seed, train = time.perf_counter(), study.table("incontext"), study.config.seed, part.tasks.train
     wanted, stage, told = config.model, stage_of(config, name), "/".join(x for x in (part.name, name) if x)
     folder, start = part.folder / name / wanted.form, _start(name, config, part.folder)
+    for subject in train if wanted.experts else ():
+        legal = [str(k) for k, v in subject.Y.coords.items() if v.dims in ((), ("voxel",))]
+        one_of(f"voxel coordinate of {subject.name}, model.experts =", wanted.experts, legal)
+    experts = wanted.experts if name == "finetune" else ""
+    described = wanted.model_dump(exclude=None if experts else {"experts"})
     merge = config.merge if name == "finetune" else None
     tuned = {k: load_model(v) for k, v in merge.models.items()} if merge else {}
     # The path of a folder is no setting: a study may be moved.
     key = hash_json(
         {
             "stage": stage.model_dump(),
-            "model": wanted.model_dump(),
+            "model": described,
             "seed": seed,
             "data": part.digest,
             "start": _content(start),
@@ -141,7 +148,7 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
         return done
     check_episodes(config, name, sum(len(s.X) for s in train))
     mixture = make_mixture(study, part)
-    source, held = _sources(stage, part, mixture)
+    source, held, groups = _sources(stage, part, mixture, experts)
     space = feature_space(train[0].X)
     if start is None:
         model = make_model(wanted.preset, prior=mixture, seed=wanted.seed, **wanted.changes())
@@ -169,6 +176,8 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
         assert isinstance(made.model, InContextModel)
         model, coefficients = made.model, made.coefficients.to_series().rename("coefficient").reset_index()
         study.say(f"  {told}: {len(tuned)} models merged, mean coefficients {_means(made.coefficients)}")
+    if groups and not model.config.experts:
+        model = model.upcycle(groups)
     study.say(f"  {told}: {model!r}, {len(train)} training subjects")
     found = train_stage(
         model,
@@ -185,7 +194,7 @@ def _train(study: Study, name: str, part: Part) -> dict[str, Any]:
     # Without the folders of this machine.
     settings = {
         "task": {"kind": task.kind, "options": task.options} | ({"seeds": task.seeds} if task.kind == "world" else {}),
-        "model": wanted.model_dump(),
+        "model": described,
         name: stage.model_dump(),
         "seed": seed,
     }
@@ -244,13 +253,11 @@ def _judge(model: InContextModel, held: list[Episode]) -> dict[str, Any]:
     for name, silent in (("closed_form", True), ("network", False)):
         # What a refined model reads is for stimuli that come after the support, as an episode's do.
         queries = "after" if model.gain is not None else "among"
-        encoder = InContextEncoder(model.silence(silent), queries=queries, response_scale="as-is")
-        shares = [
-            stats.explained_variance(
-                e.yq.T.double().numpy(), encoder.fit(e.x.numpy(), e.y.T.numpy()).predict(e.xq.numpy()).astype(float)
-            ).mean()
-            for e in held
-        ]
+        encoder, shares = InContextEncoder(model.silence(silent), queries=queries, response_scale="as-is"), []
+        for e in held:
+            encoder.set_params(expert=e.group if model.config.experts else None).fit(e.x.numpy(), e.y.T.numpy())
+            predicted = encoder.predict(e.xq.numpy()).astype(float)
+            shares.append(stats.explained_variance(e.yq.T.double().numpy(), predicted).mean())
         found[f"validation_ev_{name}"] = float(np.mean(shares))
     model.silence(found["validation_ev_network"] <= found["validation_ev_closed_form"])
     return found | {"network": "silent" if model.config.silent else "used"}
@@ -268,9 +275,12 @@ def _finished(folder: Path, key: str) -> dict[str, Any] | None:
     return done if (folder / "curves.csv").is_file() else None
 
 
-def _sources(stage: Any, part: Part, mixture: Any) -> tuple[EpisodeSource, list[Episode]]:
-    """Episodes to train on, and episodes of voxels that are kept apart."""
-    subjects = [(s.X.values.astype(np.float32), s.Y.values.astype(np.float32)) for s in part.tasks.train]
+def _sources(
+    stage: Any, part: Part, mixture: Any, experts: str
+) -> tuple[EpisodeSource, list[Episode], tuple[str, ...]]:
+    """Episodes to train on, episodes of voxels that are kept apart, and groups that get an expert."""
+    subjects = [(s.X.astype(np.float32), s.Y.astype(np.float32)) for s in part.tasks.train]
+    groups: tuple[str, ...] = ()
     images = np.concatenate([x for x, _ in subjects])
     options = {"isotropic_share": stage.isotropic_share, "ceiling": (stage.ceiling[0], stage.ceiling[1])}
     source: EpisodeSource = SyntheticEpisodes(images, mixture, **options)
@@ -285,8 +295,14 @@ def _sources(stage: Any, part: Part, mixture: Any) -> tuple[EpisodeSource, list[
             ((x, y),) = subjects
             fifth = np.arange(y.shape[1]) % 5 == 4
             learned, apart = [(x, y[:, ~fifth])], [(x, y[:, fifth])]
-        source = MixedEpisodes([source, ResponseEpisodes(learned)], [1 - stage.real, stage.real])
-        held = ResponseEpisodes(apart)
+        known, held = (ResponseEpisodes(some, groups=experts or None) for some in (learned, apart))
+        groups = known.groups if experts else ()
+        if experts and (lost := [name for name in held.groups if name not in groups]):
+            step = "It validates: its voxels must be of groups that the other training subjects have, too."
+            raise ConfigError(
+                f"{part.tasks.train[-1].name}: " + unknown_name(f"{experts} of an expert", lost[0], groups, step)
+            )
+        source = MixedEpisodes([source, known], [1 - stage.real, stage.real])
     validation = validation_episodes(
         held,
         stage.validation_sizes,
@@ -295,4 +311,4 @@ def _sources(stage: Any, part: Part, mixture: Any) -> tuple[EpisodeSource, list[
         query=stage.query,
         seed=stage.seed + 1,
     )
-    return source, validation
+    return source, validation, groups
