@@ -172,8 +172,8 @@ def routes_of(model: InContextModel, expert: str | None, y: Any, n: int) -> list
         return [(model, every)]
     if expert is None:
         raise ConfigError(
-            f"this model has an expert for each of {', '.join(names)}. Next step: expert=NAME for all voxels, or "
-            "the coordinate of labelled responses that names each voxel's, such as expert='roi'."
+            f"this model has an expert for each of {', '.join(names)}. Next step: expert=NAME for all voxels, "
+            "the coordinate of labelled responses that names each voxel's, such as expert='roi', or model.expert(NAME)."
         )
     if expert in names:
         return [(model.expert(expert), every)]

@@ -22,13 +22,7 @@ from neuroenc._core.files import sha256_file
 from neuroenc._core.memory import parse_memory
 from neuroenc.attention import Block, Context, SinkCalibration, TaskEmbedding
 from neuroenc.encoders._base import LinearEncoder
-from neuroenc.encoders._labels import (
-    check_responses,
-    check_space,
-    column_block,
-    features_matrix,
-    wrap,
-)
+from neuroenc.encoders._labels import check_responses, check_space, column_block, features_matrix, wrap
 from neuroenc.encoders.incontext._condition import (
     FEWEST_TRIALS,
     FEWEST_VOXELS,
@@ -224,7 +218,7 @@ class InContextEncoder(LinearEncoder):
             Y = _Within(Y, *bounds)
         scale = (mean, np.where(sd > 0, sd, 1.0)) if self.response_scale == "support" else None
         log_weight = self._weigh_trials(model, values, Y, log_weight, scale)
-        found = self._weigh(routes, values.astype(np.float32), Y, log_weight, scale)
+        found = self._weigh_all(routes, values.astype(np.float32), Y, log_weight, scale)
         if scale is not None:
             found["coef"] *= scale[1]
             found["intercept"] = found["intercept"] * scale[1] + scale[0]
@@ -303,29 +297,31 @@ class InContextEncoder(LinearEncoder):
         some = VoxelPart(Y, columns)[:, :]
         return some if scale is None else (some - scale[0][columns]) / scale[1][columns]
 
-    def _weigh(
-        self,
-        routes: list[tuple[InContextModel, np.ndarray]],
-        x: np.ndarray,
-        Y: Any,
-        log_weight: np.ndarray | None,
-        scale: Any,
-    ) -> dict[str, np.ndarray]:
-        """``coef``, ``intercept`` and ``noise`` of scaled responses."""
-        place, n = self._place(), Y.shape[1]
-        found = {"coef": np.empty((x.shape[1], n), dtype=np.float32)}
-        found |= {name: np.empty(n, dtype=np.float32) for name in ("intercept", "noise")}
+    def _weigh_all(self, routes: Any, x: np.ndarray, Y: Any, log_weight: Any, scale: Any) -> dict[str, np.ndarray]:
+        """`_weigh` of all voxels, each by the model of its route."""
+        found: dict[str, np.ndarray] = {}
         self._routes_: list[tuple[InContextModel, np.ndarray, torch.Tensor | None]] = []
         for model, columns in routes:
             some, less = voxel_share(Y, columns, scale)
+            self._pooled_: torch.Tensor | None = None
             with self._changed(model):
-                pooled, registers = self._pool(model, x, some, log_weight, less, place)
-                settings: dict[str, Any] = {"log_weight": log_weight, "scale": less, "show": self.progress, **place}
-                part = condition(model, x, some, registers=registers, pooled=pooled, **settings)
-            self._routes_.append((model, columns, pooled))
+                part = self._weigh(model, x, some, log_weight, less)
+            self._routes_.append((model, columns, self._pooled_))
+            if len(columns) == Y.shape[1]:
+                return part
             for name, values in part.items():
-                found[name][..., columns] = values
+                whole = found.setdefault(name, np.empty((*values.shape[:-1], Y.shape[1]), dtype=values.dtype))
+                whole[..., columns] = values
         return found
+
+    def _weigh(
+        self, model: InContextModel, x: np.ndarray, Y: Any, log_weight: np.ndarray | None, scale: Any
+    ) -> dict[str, np.ndarray]:
+        """``coef``, ``intercept`` and ``noise`` of scaled responses."""
+        place = self._place()
+        self._pooled_, registers = self._pool(model, x, Y, log_weight, scale, place)
+        settings: dict[str, Any] = {"pooled": self._pooled_, "show": self.progress, **place}
+        return condition(model, x, Y, log_weight=log_weight, scale=scale, registers=registers, **settings)
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predicted responses, and their standard deviations.
@@ -541,7 +537,7 @@ class InContextEncoder(LinearEncoder):
     def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         # Neither the support nor the model belongs into the file of a fitted encoder.
         own = self.__dict__
-        left = ("_support_", "_loaded_", "_routes_", "_used_")
+        left = ("_support_", "_loaded_", "_routes_", "_pooled_", "_used_")
         kept: dict[str, Any] = {name: own.pop(name) for name in left if name in own}
         try:
             return super()._pack()

@@ -363,7 +363,7 @@ class _Twice:
 
 
 def test_episode_is_labelled_by_position():
-    assert Episode._fields == ("x", "y", "xq", "yq", "weights")
+    assert Episode._fields == ("x", "y", "xq", "yq", "weights", "group")
 
 
 def test_nuisances_spoil_the_support_and_leave_queries_of_its_end():
