@@ -81,9 +81,13 @@ def curve(study: Study) -> dict[str, Any]:
     for part in study.parts:
         for subject in part.tasks.test:
             held = [str(k) for k, v in subject.Y.coords.items() if v.dims == ("voxel",)]
-            for what, name in (("evaluate.groups", wanted.groups), ("model.experts", experts)):
-                if name not in ("", *held):
-                    raise ConfigError(unknown_name(f"voxel coordinate {what} =", name, held))
+            of_all = [str(k) for k, v in subject.Y.coords.items() if not v.dims]
+            for what, name, legal in (
+                ("evaluate.groups", wanted.groups, held),
+                ("model.experts", experts, held + of_all),
+            ):
+                if name not in ("", *legal):
+                    raise ConfigError(unknown_name(f"voxel coordinate {what} =", name, legal))
             held = [str(k) for k, v in subject.X.coords.items() if v.dims == ("stimulus",)]
             if wanted.within not in ("", *held):
                 raise ConfigError(unknown_name("stimulus coordinate evaluate.within =", wanted.within, held))
