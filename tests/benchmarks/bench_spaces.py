@@ -357,30 +357,6 @@ def depth(options: argparse.Namespace) -> None:
     from neuroenc.embedding import ImageEmbedder, TextEmbedder
     from neuroenc.encoders import cheapest, concept_depth, layer_dim_sweep
 
-    Y, stimuli = recording(options.session, options.mirror)
-    blocks = [f"block{k}" for k in (1, 3, 5, 6, 8, 9, 11, 15)]
-    net = ImageEmbedder("efficientnet-lite0", layers=blocks, pooling=4, preprocessing={"size": 112}, **HOW)
-    layers = net.embed_layers(stimuli)
-    print(f"session {options.session}: {Y.shape[1]} units, {len(Y)} stimuli\n| arm | {' | '.join(blocks)} | in words |")
-    middle = {k: layers[k] for k in blocks[2:7]}
-    arms = {"as they are": {}, "noise of .5 s.d.": {"noise": 0.5}, "noise of 1 s.d.": {"noise": 1.0}}
-    arms |= {"8 bits": {"n_bits": 8}, "4 bits": {"n_bits": 4}, "blocks 5 to 11 alone": {}}
-    for name, how in arms.items():
-        shown = middle if "alone" in name else layers
-        found = concept_depth(shown, Y, by="region", n_bootstraps=500, **how).isel(target=0)
-        cells = [f"{found[v].sel(layer=b).item():.3f}" for b in shown for v in ("score",)]
-        ends = (
-            f"range {found['range'].item():.3f} ({found['range_low'].item():.3f} to {found['range_high'].item():.3f})"
-        )
-        print(f"| {name} | {' | '.join(cells)} | {found['statement'].item()}; {ends} |", flush=True)
-    every = concept_depth(layers, Y, n_bootstraps=500)
-    print(f"units whose own curve is nearly flat: {float(every['flat'].mean()):.2f}")
-    sweep = layer_dim_sweep(layers, Y, dims=[16, 64, 256], n_bootstraps=200)
-    print(sweep["region_score"].isel(region=0).to_pandas().round(3).to_string())
-    for first in ("layer", "dim"):
-        chosen = cheapest(sweep, first=first).isel(region=0)
-        said = {k: chosen[k].item() for k in ("layer", "dim", "agreement", "score", "best_score", "kept")}
-        print(f"cheapest by {first}: {said}")
     human = load_dataset("objects92", mirror=options.mirror, progress=False).extra["human"].mean("session")
     each = [stats.square_rdm(x) for x in human.values] if human.ndim == 2 else list(human.values)
     names = [f"a photo of {n}" if n.endswith("s") else f"a photo of a {n}" for n in OBJECTS]
@@ -396,6 +372,27 @@ def depth(options: argparse.Namespace) -> None:
     width = np.quantile(about.max(1) - about.min(1), 0.95)
     span = float(np.ptp(found.estimate[1:]))
     print(f"range over layers {span:.3f}, of equal layers up to {width:.3f}")
+    Y, stimuli = recording(options.session, options.mirror)
+    blocks = [f"block{k}" for k in (1, 3, 5, 8, 11, 15)]
+    net = ImageEmbedder("efficientnet-lite0", layers=blocks, pooling=4, preprocessing={"size": 112}, **HOW)
+    layers = net.embed_layers(stimuli)
+    print(f"session {options.session}: {Y.shape[1]} units, {len(Y)} stimuli\n| arm | {' | '.join(blocks)} | in words |")
+    middle = {k: layers[k] for k in blocks[1:5]}
+    arms = {"as they are": {}, "noise of 1 s.d.": {"noise": 1.0}, "4 bits": {"n_bits": 4}, "blocks 3 to 11 alone": {}}
+    for name, how in arms.items():
+        shown = middle if "alone" in name else layers
+        found = concept_depth(shown, Y, by="region", n_bootstraps=500, **how).isel(target=0)
+        cells = [f"{found[v].sel(layer=b).item():.3f}" for b in shown for v in ("score",)]
+        ends = (
+            f"range {found['range'].item():.3f} ({found['range_low'].item():.3f} to {found['range_high'].item():.3f})"
+        )
+        print(f"| {name} | {' | '.join(cells)} | {found['statement'].item()}; {ends} |", flush=True)
+    sweep = layer_dim_sweep(layers, Y, dims=[16, 64, 256], n_bootstraps=200)
+    print(sweep["region_score"].isel(region=0).to_pandas().round(3).to_string())
+    for first in ("layer", "dim"):
+        chosen = cheapest(sweep, first=first).isel(region=0)
+        said = {k: chosen[k].item() for k in ("layer", "dim", "agreement", "score", "best_score", "kept")}
+        print(f"cheapest by {first}: {said}")
 
 
 #: Categories of COCO's captions by words that they hold, each caption of one category alone.
