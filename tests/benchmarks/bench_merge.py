@@ -3,12 +3,13 @@
     python tests/benchmarks/bench_merge.py planted
     python tests/benchmarks/bench_merge.py v4 --mirror DATA
     python tests/benchmarks/bench_merge.py incontext --mirror DATA
+    python tests/benchmarks/bench_merge.py simulated
 
 ``planted``: six networks fine-tuned from one base; the new one is another mix of two of them in every layer. ``v4``: a
 small trunk on EfficientNet-Lite0's block8, trained on three sessions of one animal and fine-tuned on each; a session of
 another animal is new. Ridge reads the trunk's maps for the new animal. ``incontext``: small anchored in-context models,
 trained on all sessions of one animal and fine-tuned on each; sessions of the other animal are new, and both animals are
-left out in turn.
+left out in turn. ``simulated``: the same of subjects of the simulated cortex, whose likeness is that of people.
 """
 
 from __future__ import annotations
@@ -181,33 +182,17 @@ ANIMALS = {"WE": ("190923", "190925", "190927", "190928"), "PE": ("201025", "210
 SETTINGS = {"depth": 2, "dim": 64, "heads": 4, "hidden": 128}
 
 
-def incontext(mirror: str, n_sessions: int = 4, n_features: int = 64) -> None:
-    """Median r over units of a session of the animal left out, 300 pictures kept apart; mean over sessions."""
+def merged_models(known, new, prior_of, report, n_query=300, n_features=64) -> None:
+    """Median r over voxels of each new subject on stimuli kept apart, by number of trials and way.
+
+    ``known`` and ``new`` are (features, responses) by name; ``prior_of(known)`` gives a mixture and a prior.
+    """
     import torch
 
-    from neuroenc import data, stats
-    from neuroenc.embedding import ImageEmbedder
+    from neuroenc import stats
     from neuroenc.encoders import RidgeEncoder
-    from neuroenc.encoders.incontext import (
-        EmpiricalBayesRidge,
-        PriorMixture,
-        ResponseEpisodes,
-        WeightPrior,
-        make_model,
-        train_stage,
-    )
+    from neuroenc.encoders.incontext import EmpiricalBayesRidge, ResponseEpisodes, make_model, train_stage
     from neuroenc.encoders.merge import merge_incontext
-    from neuroenc.study.stages.compare import scale_voxels
-
-    how = {"layer": "block8", "preprocessing": {"size": 112}, "progress": False, "device": "cpu"}
-    embedder = ImageEmbedder("efficientnet-lite0", **how)
-
-    def session(name):
-        found = data.load_dataset("v4-cowley2023", mirror=mirror, session=name, progress=False)
-        Y = found.responses
-        Y = scale_voxels(data.average_repeats(Y) if Y.dims[0] == "presentation" else Y)
-        maps = torch.as_tensor(data.match(embedder.embed(found.stimuli), Y).values)
-        return torch.nn.functional.adaptive_avg_pool2d(maps, 4).flatten(1).numpy(), Y.values.astype("float32")
 
     def taught(model, pairs, lr, steps, rows=None):
         support, query = ((20, 100), 50) if rows is None else ((rows // 2, 2 * rows // 3), rows - 2 * rows // 3)
@@ -223,8 +208,74 @@ def incontext(mirror: str, n_sessions: int = 4, n_features: int = 64) -> None:
             found = model.eval()(torch.as_tensor(x), torch.as_tensor(y.T.copy()))
             return found.predict(torch.as_tensor(t)).numpy().T
 
+    mixture, prior = prior_of(list(known.values()))
+    base = taught(make_model("small", prior=mixture, **SETTINGS), list(known.values()), 1e-3, 300)
+    tuned = {name: taught(copy.deepcopy(base), [pair], 3e-4, 100) for name, pair in known.items()}
+    for number, (name, (X, Y)) in enumerate(new.items()):
+        order = np.random.default_rng([0, number]).permutation(len(X))
+        test, pool = order[:n_query], order[n_query:]
+        for n in SIZES:
+            x, y, t = X[pool[:n]], Y[pool[:n]], X[test]
+            ridge = RidgeEncoder(alpha_per_voxel=False, cv=4).fit(x, y)
+            found = {"ridge, one penalty": ridge.predict(t)}
+            found["empirical Bayes"] = EmpiricalBayesRidge(prior).fit(x, y).predict(t)
+            found["in context, base"] = asked(base, x, y, t)
+            found["base, network silent"] = asked(copy.deepcopy(base).silence(), x, y, t)
+            ways = {way: {"way": way} for way in WAYS} | {"blocks, no labels": {"labels": False}}
+            for way, options in ways.items():
+                merged = merge_incontext(base, tuned, (x, y), n_steps=100, **options).model
+                found[f"merged, {way}"] = asked(merged, x, y, t)
+            own = {"rows": n}
+            found["fine-tuned"] = asked(taught(copy.deepcopy(base), [(x, y)], 3e-4, 60, **own), x, y, t)
+            fresh = make_model("small", n_features=n_features, **SETTINGS)
+            found["from nothing"] = asked(taught(fresh, [(x, y)], 1e-3, 100, **own), x, y, t)
+            for way, predicted in found.items():
+                r = stats.score(Y[test], np.asarray(predicted), "r")
+                report.setdefault(n, {}).setdefault(way, []).append(float(np.nanmedian(r)))
+        print(name, {n: {k: round(v[-1], 3) for k, v in report[n].items()} for n in SIZES}, flush=True)
+
+
+def told_with_intervals(report) -> None:
+    """Mean over new subjects, and what each way has above the base, with its 95 % interval over them."""
+    from scipy import stats as distributions
+
+    for n, table in report.items():
+        base = np.array(table["in context, base"])
+        print(f"{n} trials, {len(base)} new subjects")
+        for way, values in table.items():
+            ahead = np.array(values) - base
+            half = distributions.t.ppf(0.975, len(base) - 1) * ahead.std(ddof=1) / len(base) ** 0.5
+            print(f"  {way}: {np.mean(values):.3f}, {ahead.mean():+.3f} ± {half:.3f}")
+
+
+def priors(known):
+    """A mixture and a prior over the weights of subjects."""
+    from neuroenc.encoders.incontext import PriorMixture, WeightPrior
+
+    mixture = PriorMixture.from_responses(known, n_clusters=4)
+    return mixture, WeightPrior.from_responses([x for x, _ in known], [y for _, y in known])
+
+
+def incontext(mirror: str, n_sessions: int = 4, n_features: int = 64) -> None:
+    """V4: all sessions of one animal known, those of the other new, and the other way round."""
+    import torch
+
+    from neuroenc import data
+    from neuroenc.embedding import ImageEmbedder
+    from neuroenc.study.stages.compare import scale_voxels
+
+    how = {"layer": "block8", "preprocessing": {"size": 112}, "progress": False, "device": "cpu"}
+    embedder = ImageEmbedder("efficientnet-lite0", **how)
+
+    def session(name):
+        found = data.load_dataset("v4-cowley2023", mirror=mirror, session=name, progress=False)
+        Y = found.responses
+        Y = scale_voxels(data.average_repeats(Y) if Y.dims[0] == "presentation" else Y)
+        maps = torch.as_tensor(data.match(embedder.embed(found.stimuli), Y).values)
+        return torch.nn.functional.adaptive_avg_pool2d(maps, 4).flatten(1).numpy(), Y.values.astype("float32")
+
     parts = {name: session(name) for names in ANIMALS.values() for name in names}
-    tables: dict[int, dict[str, list[float]]] = {n: {} for n in SIZES}
+    report: dict[int, dict[str, list[float]]] = {}
     for left_out, new in ANIMALS.items():
         old = [name for names in ANIMALS.values() for name in names if name not in new]
         pictures = np.concatenate([parts[name][0] for name in old])
@@ -232,50 +283,39 @@ def incontext(mirror: str, n_sessions: int = 4, n_features: int = 64) -> None:
         axes = np.linalg.svd(pictures - mean, full_matrices=False)[2][:n_features].T
         scale = ((pictures - mean) @ axes).std() * np.ones(1, "float32")
         pairs = {name: (((x - mean) @ axes / scale).astype("float32"), y) for name, (x, y) in parts.items()}
-        known = [pairs[name] for name in old]
-        mixture = PriorMixture.from_responses(known, n_clusters=4)
-        prior = WeightPrior.from_responses([x for x, _ in known], [y for _, y in known])
-        base = taught(make_model("small", prior=mixture, **SETTINGS), known, 1e-3, 300)
-        tuned = {name: taught(copy.deepcopy(base), [pairs[name]], 3e-4, 100) for name in old}
-        for number, name in enumerate(new[:n_sessions]):
-            X, Y = pairs[name]
-            order = np.random.default_rng([0, number]).permutation(len(X))
-            test, pool = order[:300], order[300:]
-            for n in SIZES:
-                x, y, t = X[pool[:n]], Y[pool[:n]], X[test]
-                ridge = RidgeEncoder(alpha_per_voxel=False, cv=4).fit(x, y)
-                found = {"ridge, one penalty": ridge.predict(t)}
-                found["empirical Bayes"] = EmpiricalBayesRidge(prior).fit(x, y).predict(t)
-                found["in context, base"] = asked(base, x, y, t)
-                closed = copy.deepcopy(base).silence()
-                found["base, network silent"] = asked(closed, x, y, t)
-                ways = {way: {"way": way} for way in WAYS} | {"blocks, no labels": {"labels": False}}
-                for way, options in ways.items():
-                    merged = merge_incontext(base, tuned, (x, y), n_steps=100, **options).model
-                    found[f"merged, {way}"] = asked(merged, x, y, t)
-                own = {"rows": n}
-                found["fine-tuned"] = asked(taught(copy.deepcopy(base), [(x, y)], 3e-4, 60, **own), x, y, t)
-                fresh = make_model("small", n_features=n_features, **SETTINGS)
-                found["from nothing"] = asked(taught(fresh, [(x, y)], 1e-3, 100, **own), x, y, t)
-                for way, predicted in found.items():
-                    r = stats.score(Y[test], np.asarray(predicted), "r")
-                    tables[n].setdefault(way, []).append(float(np.nanmedian(r)))
-            print(
-                f"{left_out} left out, {name}",
-                {n: {k: round(v[-1], 3) for k, v in t.items()} for n, t in tables.items()},
-                flush=True,
-            )
-    for n, table in tables.items():
-        print(f"{n} trials, {len(table['in context, base'])} sessions: {told(table)}", flush=True)
-        ahead = {
-            k: list(np.subtract(v, table["in context, base"])) for k, v in table.items() if k != "in context, base"
-        }
-        print(f"  less the base: {told(ahead)}", flush=True)
+        print(f"{left_out} left out", flush=True)
+        chosen = {name: pairs[name] for name in new[:n_sessions]}
+        merged_models({name: pairs[name] for name in old}, chosen, priors, report, n_features=n_features)
+    told_with_intervals(report)
+
+
+def simulated(n_known: int = 4, n_new: int = 4, n_features: int = 64) -> None:
+    """Subjects of the simulated cortex, as alike as people are: some known, others new."""
+    from neuroenc.data.simulate import simulate_cortex, simulate_world
+    from neuroenc.embedding import ImageEmbedder
+    from neuroenc.study.stages.compare import scale_voxels
+
+    scenes = simulate_world(1000, seed=90)
+    Z = ImageEmbedder("world", normalise=True, progress=False, device="cpu").embed(scenes).values
+    found = simulate_cortex(scenes, n_subjects=n_known + n_new, n_voxels=150, seed=9)
+    mean = Z.mean(0)
+    axes = np.linalg.svd(Z - mean, full_matrices=False)[2][:n_features].T
+    X = (Z - mean) @ axes
+    X = (X / X.std()).astype("float32")
+    pairs = {}
+    for number, one in enumerate(found):
+        rows = scenes.index_of(one.responses["stimulus"].values.astype(str))
+        pairs[f"subject {number + 1}"] = (X[rows], scale_voxels(one.responses).values.astype("float32"))
+    names = list(pairs)
+    report: dict[int, dict[str, list[float]]] = {}
+    known, new = ({name: pairs[name] for name in part} for part in (names[:n_known], names[n_known:]))
+    merged_models(known, new, priors, report, n_features=n_features)
+    told_with_intervals(report)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("planted", "v4", "incontext"))
+    parser.add_argument("what", choices=("planted", "v4", "incontext", "simulated"))
     parser.add_argument("--mirror", default="")
     parser.add_argument("--sessions", type=int, default=4, help="of each animal left out (incontext)")
     given = parser.parse_args()
@@ -283,5 +323,7 @@ if __name__ == "__main__":
         planted()
     elif given.what == "v4":
         v4(given.mirror)
+    elif given.what == "simulated":
+        simulated()
     else:
         incontext(given.mirror, given.sessions)
