@@ -89,11 +89,12 @@ def _tell(folder: Path, record: dict[str, Any]) -> None:
         "kind": record["space"],
         "trained on": f"{record['captions']} captions of {record['stimuli']} stimuli",
         "vectors": f"{record['width']} features",
-        "vocabulary": record.get("base_model")
-        or (f"{len(record['words'])} words or characters" if record["words"] else "hashed"),
+        "vocabulary": f"{len(record['words'])} words or characters" if record["words"] else "hashed",
         "pictures": record.get("image_model", "none"),
         "settings": ", ".join(f"{k} {v}" for k, v in record["settings"].items()),
     }
+    if "base_model" in record:
+        lines["vocabulary"] = f"that of {record['base_model']}"
     typer.echo(str(folder))
     for key, text in lines.items():
         typer.echo(f"  {key:<11} {text}")

@@ -335,6 +335,14 @@ class TextFolder(Described):
 TEXT_DIR, BIDIRECTIONAL = "hf-dir:", "hf-dir-bidirectional:"
 
 
+class _ReachedError(Exception):
+    """A block is reached, beyond which nothing is asked for."""
+
+    def __init__(self, states: Any) -> None:
+        super().__init__()
+        self.states = states
+
+
 class TextModel:
     """A loaded transformer of texts."""
 
@@ -350,6 +358,27 @@ class TextModel:
             return mask
         added = (1 - mask[:, None, None, :].to(self._model.dtype)) * -1e4
         return added.expand(-1, 1, mask.shape[1], -1)
+
+    def _states(self, given: dict[str, Any], number: int) -> Any:
+        """What block ``number`` is given; no block beyond it is computed."""
+        from torch import nn
+
+        def stop(module: Any, args: Any, named: Any) -> None:
+            raise _ReachedError(args[0] if args else named["hidden_states"])
+
+        lists = (module for module in self._model.modules() if isinstance(module, nn.ModuleList))
+        depth = getattr(self._model.config, "num_hidden_layers", 0)
+        blocks = next((x for x in lists if len(x) == depth), ())
+        if number < len(blocks):
+            hook = blocks[number].register_forward_pre_hook(stop, with_kwargs=True)
+            try:
+                self._model(**given)
+            except _ReachedError as reached:
+                return reached.states
+            finally:
+                hook.remove()
+        # Of the last block: a model may normalise what it gives.
+        return self._model(**given, output_hidden_states=True).hidden_states[number]
 
     def sees_later_words(self) -> bool:
         """Whether the first token's state changes with the last one."""
@@ -380,9 +409,11 @@ class TextModel:
 
         tokens = self._tokens(texts)
         mask = tokens["attention_mask"]
-        found = self._model(**{**tokens, "attention_mask": self._attend(mask)}, output_hidden_states=layer is not None)
-        number = 0 if layer in (None, "embeddings") else int(str(layer).removeprefix("block")) + 1
-        hidden = found.last_hidden_state if layer is None else found.hidden_states[number]
+        given = {**tokens, "attention_mask": self._attend(mask)}
+        if layer is None:
+            hidden = self._model(**given).last_hidden_state
+        else:
+            hidden = self._states(given, 0 if layer == "embeddings" else int(layer.removeprefix("block")) + 1)
         mask = mask[:, :, None].to(hidden.dtype)
         mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
         return torch.nn.functional.normalize(mean, dim=-1) if self._unit and layer is None else mean

@@ -6,6 +6,7 @@
     python tests/benchmarks/bench_spaces.py objects --mirror DATA
     python tests/benchmarks/bench_spaces.py depth --mirror DATA [--session 201025]
     python tests/benchmarks/bench_spaces.py units --mirror DATA [--model smollm2]
+    python tests/benchmarks/bench_spaces.py prefix --mirror DATA [--photos 2000] [--rows 200000]
 
 ``backbone``: ridge on an old layer's vectors, on a new one's, and the old one carried over by a basis transform and by
 least squares; all fitted on three quarters of the stimuli, scored on the rest. ``--lite1`` are the weights of the
@@ -18,6 +19,9 @@ training and by texts themselves. ``objects``: dissimilarities of the same space
 
 ``depth``: blocks of EfficientNet-Lite0 on V4, at several widths, and MiniLM's layers on human IT's dissimilarities.
 ``units``: core units of captions of five categories, and the sliced model's likeness and speed.
+``prefix``: nested and plain heads on MiniLM by numbers of first dimensions, trained and asked as in ``ladder``; ridge
+on them, of voxels that are planted on MiniLM's own vectors of photographs; and seconds of a search in the first
+dimensions and rescoring against the full one, over captions and noisy copies of them.
 """
 
 from __future__ import annotations
@@ -450,9 +454,80 @@ def units(options: argparse.Namespace) -> None:
         print(f"| {fraction} of the units | {np.median(seconds):.2f} s for 256 captions |")
 
 
+def prefix(options: argparse.Namespace) -> None:
+    """First dimensions and half the layers: recall, ridge, and seconds of a search."""
+    import tempfile
+
+    import torch
+
+    from neuroenc.data import Stimuli
+    from neuroenc.embedding import TextEmbedder, train_space
+    from neuroenc.encoders import RidgeEncoder
+    from neuroenc.retrieval import DenseIndex
+
+    stimuli, asked, queries, kept = fifth_captions(options.mirror)
+    chosen = np.flatnonzero(asked < options.photos)
+    asked, queries, n = asked[chosen], [queries[k] for k in chosen], options.photos
+    stimuli, kept = Stimuli(stimuli.ids[:n], captions=stimuli.captions[:n]), kept[:n]
+    flat, rng, several = [c for some in kept for c in some], np.random.default_rng(0), (384, 192, 96, 48, 24, 12)
+    layers = {"": TextEmbedder("minilm", **HOW), "block2": TextEmbedder("minilm", layer="block2", **HOW)}
+    # The base is asked once for all heads.
+    given = {layer: [x.embed(t).values for t in (queries, flat)] for layer, x in layers.items()}
+    nested = {"layers": ["block2"], "prefixes": list(several)}
+    heads = {"nested": nested, "nested, align 0": {**nested, "align": 0.0}, "plain": {"nested": False}}
+    vectors = {}
+    print(f"{n} photographs, {len(asked)} queries")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, settings in heads.items():
+            how = {"base": "minilm", "dims": 384, "seed": options.seed, "held_out": stimuli.ids[asked]}
+            space = train_space("nested", stimuli, f"{folder}/{name}", **how, **settings, progress=False)
+            maps = space.backbone.load("cpu")._tower.heads
+            for layer, x in given.items() if len(maps) > 1 else [("", given[""])]:
+                head = maps[-1] if layer == "" else maps[0]
+                vectors[f"{name}, {layer}" if layer else name] = [head(torch.from_numpy(y)).numpy() for y in x]
+    base = given[""][1].reshape(n, 4, -1).mean(1)
+    signal = base @ rng.standard_normal((base.shape[1], 100))
+    Y = signal / signal.std(0) + rng.standard_normal(signal.shape)
+    train, test = np.split(np.arange(n), 2)
+    print("\n| head | dimensions | R@1 | R@10 | R@10, first dimensions then all | ridge, median r |")
+    print("|---|---|---|---|---|---|")
+    for name, (one, many) in vectors.items():
+        gallery = many.reshape(n, 4, -1).mean(1)
+        for d in several:
+            place = places(asked, one[:, :d], gallery[:, :d])
+            rows = DenseIndex(gallery, prefix=d).search(one, 10)[1]
+            both = (rows == asked[:, None]).any(1).mean()
+            r = RidgeEncoder().fit(gallery[train, :d], Y[train]).score_voxels(gallery[test, :d], Y[test])
+            shown = f"{(place == 1).mean():.3f} | {(place <= 10).mean():.3f} | {both:.3f} | {np.median(r):.3f}"
+            print(f"| {name} | {d} | {shown} |", flush=True)
+    whole = vectors["nested"][1]
+    noise = 0.5 / np.sqrt(whole.shape[1])
+    bank = np.empty((options.rows, whole.shape[1]), np.float32)
+    for a in range(0, len(bank), 20_000):
+        part = whole[np.arange(a, min(a + 20_000, len(bank))) % len(whole)]
+        bank[a : a + len(part)] = part + noise * rng.standard_normal(part.shape, np.float32)
+    one, full = vectors["nested"][0][:100], None
+    ways = {
+        "full": {},
+        **{f"first {d}, {k} candidates": {"prefix": d, "rescore": k // 10} for d in (96, 48) for k in (40, 160)},
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    share = {}
+    for _ in range(3):
+        for name, how in ways.items():
+            index, begin = DenseIndex(bank, **how), time.perf_counter()
+            rows = index.search(one, 10)[1]
+            seconds[name].append(time.perf_counter() - begin)
+            full = rows if full is None else full
+            share[name] = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(rows, full)])
+    print(f"\n{len(bank)} rows, {len(one)} queries\n| search | seconds | of the full search's ten |\n|---|---|---|")
+    for name, several_s in seconds.items():
+        print(f"| {name} | {np.median(several_s):.2f} | {share[name]:.3f} |")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = {f.__name__: f for f in (backbone, unique, ladder, objects, rendered, depth, units)}
+    known = {f.__name__: f for f in (backbone, unique, ladder, objects, rendered, depth, units, prefix)}
     parser.add_argument("what", choices=tuple(known))
     parser.add_argument("--mirror", required=True)
     parser.add_argument("--session", default="201025")
@@ -462,5 +537,7 @@ if __name__ == "__main__":
     parser.add_argument("--texts", type=int, default=2000, help="of rendered: texts to train on")
     parser.add_argument("--model", default="minilm", help="of units")
     parser.add_argument("--n", type=int, default=160, help="captions of a category, of units")
+    parser.add_argument("--rows", type=int, default=200_000, help="of prefix: rows to search")
+    parser.add_argument("--photos", type=int, default=2000, help="of prefix: how many of the 5,000")
     given = parser.parse_args()
     known[given.what](given)

@@ -193,6 +193,18 @@ def test_a_language_model_without_its_causal_mask(tmp_path):
         with torch.no_grad():
             states = both(input_ids=ids, attention_mask=torch.zeros(1, 1, ids.shape[1], ids.shape[1])).last_hidden_state
         np.testing.assert_allclose(found["hf-dir-bidirectional"][n], states[0].mean(0), atol=1e-4)
+    # Each layer is what transformers tells of it, the last one normalised, and nothing beyond a layer is computed.
+    plain = transformers.LlamaModel.from_pretrained(tmp_path).eval()
+    ids = tokenizer(texts[:1], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        states = plain(input_ids=ids, output_hidden_states=True).hidden_states
+    for number, layer in enumerate(("embeddings", "block0", "block1")):
+        embedder = TextEmbedder(f"hf-dir:{tmp_path}", layer=layer, cache=False, **PLAIN)
+        ran = []
+        for block in embedder._model("cpu")._model.layers:
+            block.register_forward_hook(lambda *_, ran=ran: ran.append(1))
+        np.testing.assert_allclose(embedder.embed(texts[:1])[0], states[number][0].mean(0), atol=1e-4)
+        assert len(ran) == number
 
 
 def test_prompts_stand_around_texts():

@@ -192,7 +192,8 @@ class FeaturesConfig(Table):
     pretrained
         Weights of an open_clip model, such as "openai".
     layer
-        Layer of the model; its last embedding where left out. Of a text model the mean over its tokens.
+        Layer of the model; its last embedding where left out. Of a text model the mean over its tokens. Of a nested
+        space also its first dimensions, "first64".
     layers
         Several layers of an image model, each a feature space ``NAME.LAYER`` of its own; one forward pass of each image
         serves all.
