@@ -70,7 +70,7 @@ def _prefix_top_k(
     best = BestRows(queries, k, bank.n, normalise=normalise)
     asked, width = best.exact, best.exact.shape[1]
     first = BestRows(asked[:, :prefix], min(rescore * k, int(bank.n or 0)), bank.n, normalise=normalise)
-    # Few dimensions of many rows are worth a chunk, and fewer chunks mean fewer merges; a third: rows as they are stored.
+    # Rows of few dimensions are worth larger chunks, as fewer are merged; a third is for rows as they are stored.
     rows, block = plan_blocks(parse_memory(max_memory), prefix + width // 3, len(asked), rows=16_384)
     for chunk in bank.chunks(rows, width):
         first.update(chunk._replace(rows=chunk.rows[:, :prefix]), block)
@@ -107,8 +107,8 @@ class DenseIndex:
         Search in two steps: the ``rescore * k`` rows that are best in so many first dimensions are found exactly, and
         scored again in all dimensions. What is found is what the full search finds, except for rows that were not among
         them; with ``prefix`` of all dimensions it is the same. An eighth of the dimensions is an eighth of the
-        arithmetic, and took a third of the seconds on 500,000 rows. They must be worth it: those of a space of kind "nested"
-        (:func:`neuroenc.embedding.train_space`), principal components, or a
+        arithmetic, and took a third of the seconds on 500,000 rows. They must be worth it: those of a space of kind
+        "nested" (:func:`neuroenc.embedding.train_space`), principal components, or a
         :class:`~neuroenc.embedding.BasisTransform` are, those of most networks are not.
     rescore : int
         Candidates for each row that is asked for.

@@ -167,7 +167,11 @@ def test_first_dimensions_find_candidates(coco):
                 strict=True, reason="recall at 10 of all dimensions 1.000, first 16: nested 1.000, plain .960"
             ),
         ),
-        (1, 4),
+        pytest.param(
+            1,
+            4,
+            marks=pytest.mark.xfail(strict=True, reason="recall at 1 of the nested head: .820, first 16 of it .740"),
+        ),
     ],
 )
 def test_first_dimensions_of_pictures_and_captions(k, seed, tmp_path):
