@@ -151,6 +151,9 @@ def test_first_dimensions_of_half_the_layers(coco):
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True, reason="lost of recall at 10: candidates by the first 48 .0000, by random dimensions .0044 only"
+)
 def test_first_dimensions_find_candidates(coco):
     assert coco["nested"] - coco["nested, first 48, then all"] < 0.005
     assert coco["nested"] - coco["nested, random 48, then all"] > 0.005
@@ -170,7 +173,7 @@ def test_first_dimensions_find_candidates(coco):
         pytest.param(
             1,
             4,
-            marks=pytest.mark.xfail(strict=True, reason="recall at 1 of the nested head: .820, first 16 of it .740"),
+            marks=pytest.mark.xfail(strict=True, reason="recall at 1, first 16: nested .820, .740; plain .810, .555"),
         ),
     ],
 )
