@@ -150,7 +150,7 @@ def layers_section(cells: Cells, found: xr.Dataset, table: pd.DataFrame | None) 
     drawn = f"Layers from early (top) to late; a frame marks the best of each group. {said}"
     heading = f"Through {found.attrs['readout']}" if "readout" in found.attrs else ""
     depth = "jump_point" in found
-    shown = table if table is None or not depth else table[[c for c in table if not c.endswith("_share")]]
+    shown = table if table is None or not depth else table[[c for c in table if not str(c).endswith("_share")]]
     blocks = [Block(figure, alt, drawn, shown, heading=heading, about="best layer of every group")]
     if depth:
         blocks.append(_depth_block(found, groups))
