@@ -10,6 +10,7 @@ from ._losses import (
     ranking_hinge as ranking_hinge,
 )
 from ._packages import prepare as prepare
+from ._quantise import quantise_weights as quantise_weights
 from ._registry import (
     Backbone as Backbone,
     image_backbone as image_backbone,
