@@ -240,6 +240,7 @@ _KNOWN: dict[str, dict[str, str | Factory]] = {
         "world": "neuroenc.embedding._openclip:world_image",
         "efficientnet-lite0": "neuroenc.embedding._offline:EfficientNetLite0",
         "conse": "neuroenc.embedding._offline:ConseImage",
+        "conse-concepts": "neuroenc.embedding._concepts:ConceptsImage",
         "gabor": "neuroenc.embedding._lowlevel:GaborEnergy",
         "contrast": "neuroenc.embedding._lowlevel:LocalContrast",
         "colour": "neuroenc.embedding._lowlevel:Colour",
@@ -249,6 +250,7 @@ _KNOWN: dict[str, dict[str, str | Factory]] = {
         "minilm": "neuroenc.embedding._offline:MiniLM",
         "smollm2": "neuroenc.embedding._offline:SmolLM2",
         "conse": "neuroenc.embedding._offline:ConseText",
+        "conse-concepts": "neuroenc.embedding._concepts:ConceptsText",
     },
 }
 

@@ -186,9 +186,9 @@ class FeaturesConfig(Table):
         "file" where there is a ``file``, "join" where there are ``spaces``, "trained" where there is ``train``, else
         "image".
     model
-        Name of a model: "world", "conse", "minilm", "efficientnet-lite0", "gabor", "contrast", "colour",
-        "torchvision:alexnet", "timm:resnet50.a1_in1k", an open_clip architecture, or the folder of a space that
-        ``neuroenc space train`` wrote.
+        Name of a model: "world", "conse", "conse-concepts", "minilm", "efficientnet-lite0", "gabor", "contrast",
+        "colour", "torchvision:alexnet", "timm:resnet50.a1_in1k", an open_clip architecture, or the folder of a space
+        that ``neuroenc space train`` wrote.
     pretrained
         Weights of an open_clip model, such as "openai".
     layer
