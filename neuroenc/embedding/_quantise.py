@@ -91,7 +91,9 @@ class _Quantised(Described):
     def __init__(self, embedder: Any, n_bits: int) -> None:
         self._whole, self._n_bits = embedder.backbone, n_bits
         self.name, self.weights = f"{self._whole.name} ({n_bits}-bit weights)", self._whole.weights
-        self.unit_norm = self._whole.unit_norm
+        self.unit_norm, self.unit_layers = self._whole.unit_norm, getattr(self._whole, "unit_layers", False)
+        if hasattr(self._whole, "seen"):  # what a trained space was trained on stays known
+            self.seen = self._whole.seen
 
     @property
     def preprocessing(self) -> dict[str, Any]:

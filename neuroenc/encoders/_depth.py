@@ -99,7 +99,7 @@ def depth_statistics(
     n_layers, _, n_targets = samples.shape
     last = max(1, n_layers - 1)
     score = np.asarray(estimate, dtype=np.float64)
-    points: dict[str, list[np.ndarray]] = {"jump": [], "convergence": []}
+    points = "jump", "convergence"
     names = "score_low", "score_high", "jump_low", "jump_high", "convergence_low", "convergence_high"
     out: dict[str, np.ndarray] = {
         k: np.full((n_layers, n_targets) if "score" in k else n_targets, np.nan) for k in names

@@ -181,11 +181,10 @@ def cheapest(sweep: xr.Dataset, *, share: float = 0.95, first: str = "layer") ->
     """Cheapest layer and number of dimensions that keep a stated share of the best score, for every region or concept.
 
     In each fold, cells count that reach ``share`` of the highest score (of labels: what is above chance) inside the
-    training rows, and the cheapest is
-    taken: the earliest layer and then the fewest dimensions, or the other way about. Rows that the fold left out, of
-    which the choice knows nothing, score it: ``kept`` is its mean score as a share of that of the cells that were best
-    inside. ``layer`` and ``dim`` are chosen in the same way by the mean over folds: a recommendation from all rows, of
-    which ``agreement`` tells how many folds give it.
+    training rows, and the cheapest is taken: the earliest layer and then the fewest dimensions, or the other way
+    about. Rows that the fold left out, of which the choice knows nothing, score it: ``kept`` is its mean score as a
+    share of that of the cells that were best inside. ``layer`` and ``dim`` are chosen in the same way by the mean
+    over folds: a recommendation from all rows, of which ``agreement`` tells how many folds give it.
 
     Parameters
     ----------

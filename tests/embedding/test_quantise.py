@@ -7,7 +7,7 @@ import pytest
 
 from neuroenc._core.errors import ConfigError
 from neuroenc.data import simulate_world
-from neuroenc.embedding import ImageEmbedder, TextEmbedder, quantise_weights
+from neuroenc.embedding import ImageEmbedder, TextEmbedder, quantise_weights, train_space
 
 torch = pytest.importorskip("torch")
 QUIET = {"cache": False, "progress": False}
@@ -45,6 +45,14 @@ def test_images_change_the_more_the_fewer_the_bits(model, layer):
     assert r[0] > 0.9999
     assert r[0] > r[1] > r[2]
     np.testing.assert_array_equal(whole.embed(stimuli).values.ravel(), x)
+
+
+def test_a_trained_space_still_tells_what_it_was_trained_on(tmp_path):
+    shown = simulate_world(40)
+    space = train_space("ranked", shown, tmp_path / "s", held_out=shown.ids[:10], dims=8, epochs=1, progress=False)
+    found = quantise_weights(space, 4).embed_captions(shown)
+    assert found["trained_on"].values.tolist() == [False] * 10 + [True] * 30
+    assert found.attrs["normalised"] == space.embed_captions(shown).attrs["normalised"]
 
 
 def test_texts_and_what_has_no_weights():
