@@ -6,6 +6,7 @@ from ._corpus import (
     plain_text as plain_text,
     pseudo_queries as pseudo_queries,
 )
+from ._design import Design as Design
 from ._lexical import LexicalIndex as LexicalIndex
 from ._mine import (
     AdaptiveMargin as AdaptiveMargin,
@@ -27,5 +28,14 @@ from ._search import (
     SearchIndex as SearchIndex,
     hybrid_search as hybrid_search,
     top_k as top_k,
+)
+from ._select import (
+    CoverageSelector as CoverageSelector,
+    DOptimalSelector as DOptimalSelector,
+    NearestSelector as NearestSelector,
+    RandomSelector as RandomSelector,
+    SupportSelector as SupportSelector,
+    check_target as check_target,
+    choose_greedily as choose_greedily,
 )
 from ._shards import StoredBank as StoredBank, as_bank as as_bank, load_bank as load_bank

@@ -1,0 +1,177 @@
+"""Choosing stimuli by what encoders would learn from them: with the prior of other subjects, and responses so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
+from neuroenc.encoders.incontext._evidence import Floats
+from neuroenc.encoders.incontext._prior import WeightPrior
+from neuroenc.retrieval import Design, SupportSelector, check_target, choose_greedily
+
+# Voxels that a distribution over voxels is taken from.
+_MOST = 4000
+OBJECTIVES = ("accuracy", "information")
+
+
+class PriorSelector(SupportSelector):
+    r"""Bayesian optimal design over all voxels of a prior: the stimuli after which new responses are predicted best.
+
+    .. math:: \arg\max_x\; E_v\!\left[\frac{\operatorname{tr}(\Sigma S_v) - \operatorname{tr}(\Sigma S_v^{+x})}
+              {\operatorname{tr}(\Sigma C) + \rho_v^{-1}}\right], \qquad
+              S^{+x} = S - \frac{S x x^T S}{\rho^{-1} + x^T S x}
+
+    greedily, for weights :math:`w_v \sim N(\mu, \tau_v C)`, noise :math:`\sigma_v^2`, :math:`\rho_v = \tau_v /
+    \sigma_v^2`, and :math:`\Sigma` the covariance of the stimuli to predict: what is expected of the explained variance
+    of responses. Voxels differ in :math:`\rho`, whose distribution is the prior's.
+
+    Responses so far say which voxels have signal (the distribution of :math:`\rho` given them), and along which
+    features (:math:`C` after one step of expectation maximisation); they do not say that a stimulus was well predicted:
+    for linear encoders with Gaussian noise that tells nothing about which one to show next.
+
+    Parameters
+    ----------
+    prior : WeightPrior
+        Of other subjects' voxels, in the feature space of the pool.
+    objective : {"accuracy", "information"}
+        Explained variance of the target stimuli, or information about the weights (Bayesian D-optimal), in nats.
+    adapt : {"both", "snr", "none"}
+        What responses so far change: ratios and covariance, ratios only, nothing.
+    target : array (m, feature), optional
+        Stimuli that are to be predicted; by default the pool.
+    nodes : int
+        Values of :math:`\rho` that stand for their distribution.
+
+    References
+    ----------
+    Chaloner & Verdinelli (1995), Bayesian experimental design: a review, Statistical Science 10(3).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> prior = WeightPrior(np.zeros(3), np.diag([1.0, 1.0, 0.0]), hyper_mean=[0.0, 0.0], hyper_cov=np.eye(2))
+    >>> PriorSelector(prior).select(np.array([[0, 0, 9.0], [1, 0, 0], [0.8, 0, 0], [0, 0.9, 0]]), 2).tolist()
+    [1, 3]
+    """
+
+    def __init__(
+        self,
+        prior: WeightPrior,
+        *,
+        objective: str = "accuracy",
+        adapt: str = "both",
+        target: Any = None,
+        nodes: int = 5,
+    ) -> None:
+        self.prior = prior
+        self.objective = objective
+        self.adapt = adapt
+        self.target = target
+        self.nodes = nodes
+
+    def design(self, values: np.ndarray, responses: np.ndarray | None, voxels: np.ndarray | None) -> Design:
+        """Candidates before any of them was shown, as responses (n, voxel) so far make the prior."""
+        one_of("objective", self.objective, OBJECTIVES)
+        one_of("adapt", self.adapt, ("both", "snr", "none"))
+        prior = self.prior
+        if not isinstance(prior, WeightPrior):
+            raise ConfigError(f"prior={prior!r} is not a WeightPrior. Next step: WeightPrior.from_responses.")
+        if prior.n_features != values.shape[1]:
+            raise DataError(
+                f"the pool has {values.shape[1]} features, the prior {prior.n_features}. "
+                "Next step: embed the pool as the stimuli that the prior was made from."
+            )
+        cov, ratios, weights = prior.cov, *prior_ratios(prior, values, check_whole("nodes", self.nodes))
+        if responses is not None and self.adapt != "none":
+            shown = ~np.isnan(responses).all(axis=1)
+            if shown.sum() >= 3:
+                found = posterior_population(prior, values[shown], responses[shown], voxels)
+                ratios, weights = _collapsed(*found[:2], len(ratios))
+                cov = found[2] if self.adapt == "both" else cov
+        return Design(
+            values,
+            cov,
+            ratios,
+            weights,
+            offset=prior.intercept_var if prior.n_voxels else 0.0,
+            target=check_target(self.target, values),
+            accuracy=self.objective == "accuracy",
+        )
+
+    def _choose(self, values: Any, k: int, eligible: Any, shown: Any, responses: Any, voxels: Any) -> list[int]:
+        design = self.design(values, responses, voxels)
+        return choose_greedily([design], [1.0], k, eligible, shown, self.objective)
+
+
+def prior_ratios(prior: WeightPrior, values: np.ndarray, nodes: int) -> tuple[Floats, Floats]:
+    """Ratios of signal scale to noise variance that stand for those of the prior's voxels, and their shares.
+
+    Where the prior does not know them, a signal of three tenths of the noise at a stimulus of the pool's mean variance.
+    """
+    if prior.hyper is None:
+        mean = float(np.einsum("np,pq,nq->n", values, prior.cov, values, optimize=True).mean())
+        return np.array([0.3 / mean]), np.ones(1)
+    centre, spread = prior.hyper
+    turn = np.array([1.0, -1.0])
+    points, shares = np.polynomial.hermite_e.hermegauss(nodes)
+    return np.exp(turn @ centre + np.sqrt(turn @ spread @ turn) * points), shares / shares.sum()
+
+
+def _collapsed(ratios: Floats, weights: Floats, nodes: int) -> tuple[Floats, Floats]:
+    """Nodes of equal share in the place of many ratios: means of the logarithm between quantiles."""
+    kept = weights > 1e-12
+    log, weights = np.log(ratios[kept]), weights[kept] / weights[kept].sum()
+    edges = np.concatenate([[0.0], np.cumsum(weights)])
+    found = []
+    for a in range(nodes):
+        inside = np.clip(np.minimum(edges[1:], (a + 1) / nodes) - np.maximum(edges[:-1], a / nodes), 0, None)
+        found.append(inside @ log / inside.sum())
+    return np.exp(found), np.full(nodes, 1 / nodes)
+
+
+def posterior_population(
+    prior: WeightPrior, X: np.ndarray, Y: np.ndarray, voxels: np.ndarray | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """Ratios and their shares over voxels given a support, and the covariance after a step of EM.
+
+    ``voxels`` are the voxels' weights in both.
+    """
+    heard = (~np.isnan(Y)).sum(axis=0) >= 3
+    heard &= np.nanmax(np.where(heard, Y, 0), axis=0) > np.nanmin(np.where(heard, Y, 0), axis=0)
+    weight = np.ones(Y.shape[1]) if voxels is None else voxels
+    heard &= weight > 0
+    if not heard.any():
+        raise DataError("no voxel that counts has three responses that vary. Next step: select without responses.")
+    chosen = np.flatnonzero(heard)
+    if len(chosen) > _MOST:
+        chosen = np.sort(np.random.default_rng(0).choice(chosen, _MOST, replace=False))
+    fitted = EmpiricalBayesRidge(prior, adapt="none").fit(X, Y[:, chosen])
+    weight = weight[chosen] / weight[chosen].sum()
+    p = prior.n_features
+    total, ratios, cov = np.zeros(0), np.zeros(0), np.zeros((p, p))
+    for part, basis, post, values, t in _blocks(fitted):
+        w = weight[part]
+        share = post.ratio_weights()
+        factors = post.ratios[:, None] / (1.0 + post.ratios[:, None] * values)
+        inverse = post.scale_moment(-1)
+        inner = np.diag((share @ w) @ (1 / (1.0 + post.ratios[:, None] * values)))
+        for factor, each in zip(factors, inverse):
+            if each.max() > 1e-9 * inverse.max():
+                scaled = factor[:, None] * t
+                inner += (scaled * (each * w)) @ scaled.T
+        cov += w.sum() * prior.cov + basis @ (inner - w.sum() * np.eye(len(inner))) @ basis.T
+        total, ratios = np.concatenate([total, share @ w]), np.concatenate([ratios, post.ratios])
+    order = np.argsort(ratios)
+    return ratios[order], total[order], (cov + cov.T) / 2
+
+
+def _blocks(fitted: EmpiricalBayesRidge) -> Iterator[tuple[np.ndarray, Floats, Any, Floats, Floats]]:
+    hyper = (fitted.hyper_[0], fitted.hyper_[1:]) if len(fitted.hyper_) else None
+    for part, problem, post, t in fitted._posteriors(hyper):
+        p = fitted.support_.shape[1]
+        yield part, problem.shared.basis[:p], post, problem.shared.values, t

@@ -1,0 +1,133 @@
+r"""Bayesian linear designs: what a candidate's response would tell, updated as stimuli are chosen.
+
+A voxel of ratio :math:`\rho = \tau / \sigma^2` has weights :math:`w \sim N(0, \tau C)` and noise :math:`\sigma^2`. With
+:math:`S` the covariance of the weights after the stimuli that were shown, in units of :math:`\tau`, a candidate x has
+variance :math:`s = x^T S x`, and after its response
+:math:`S' = S - S x x^T S / (\rho^{-1} + s)`. Nothing of this depends on responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+# Directions of the target that are left out carry at most this share of its prior variance.
+_LEFT_OUT = 1e-3
+
+
+class Design:
+    """Posterior variances of candidates for voxels of one prior covariance and several signal-to-noise ratios.
+
+    Parameters
+    ----------
+    values : array (n, feature)
+        Candidates.
+    cov : array (feature, feature)
+    ratios : array (j,)
+        Above 0, tau / sigma2.
+    weights : array (j,), optional
+        Share of the voxels that have each; equal by default.
+    offset : float
+        Prior variance of the intercept in units of tau.
+    target : array (m, feature), optional
+        Stimuli that are to be predicted; needed for accuracies.
+    accuracy : bool
+        Whether :meth:`gains` of "accuracy" are asked for, which needs (n, directions) numbers.
+    """
+
+    def __init__(
+        self,
+        values: np.ndarray,
+        cov: np.ndarray,
+        ratios: Any,
+        weights: Any = None,
+        *,
+        offset: float = 0.0,
+        target: np.ndarray | None = None,
+        accuracy: bool = False,
+    ) -> None:
+        self.values = np.asarray(values)
+        dtype = self.values.dtype
+        self.cov = np.asarray(cov, dtype=dtype)
+        self.ratios = np.asarray(ratios, dtype=np.float64)
+        j = len(self.ratios)
+        self.weights = np.full(j, 1 / j) if weights is None else np.asarray(weights, dtype=np.float64)
+        self.offset = float(offset)
+        carried = self.values @ self.cov
+        first = np.einsum("np,np->n", carried, self.values, dtype=np.float64) + self.offset
+        self._s = np.repeat(first[None], j, axis=0)
+        # Of each ratio, (steps, n): X u of the vectors u, u u' of which was taken from the covariance.
+        self._taken, self._steps = np.empty((j, 0, len(self.values))), 0
+        self._root: np.ndarray | None = None
+        self._aimed: np.ndarray | None = None
+        self.signal = np.nan
+        if target is not None:
+            self._root = self._directions(np.asarray(target))
+            self.signal = float((self._root.T @ self.cov @ self._root).trace())
+            self._left = np.full(j, self.signal)
+            if accuracy:
+                self._aimed = carried @ self._root
+                self._fall = np.repeat(np.einsum("nq,nq->n", self._aimed, self._aimed, dtype=np.float64)[None], j, 0)
+            # u' R of each step (steps, j, q).
+            self._turned = np.empty((0, j, self._root.shape[1]))
+
+    @classmethod
+    def relative(cls, values: np.ndarray, cov: np.ndarray, snr: Sequence[float], **options: Any) -> Self:
+        """With ratios that give ``snr`` at a candidate of the mean prior variance."""
+        mean = float(np.einsum("np,pq,nq->n", values, cov, values, optimize=True).mean())
+        return cls(values, cov, np.asarray(snr) / max(mean, np.finfo(float).tiny), **options)
+
+    def _directions(self, target: np.ndarray) -> np.ndarray:
+        """R (feature, q) with R R' the covariance of the target stimuli, without directions that hardly vary."""
+        centred = target - target.mean(axis=0)
+        within = centred.T @ centred / len(target)
+        values, vectors = np.linalg.eigh(within.astype(np.float64))
+        spread = np.maximum(values, 0) * np.einsum("pq,pq->q", vectors, self.cov @ vectors)
+        order = np.argsort(-spread)
+        kept = order[: 1 + int(np.searchsorted(np.cumsum(spread[order]), (1 - _LEFT_OUT) * spread.sum()))]
+        return np.asarray(vectors[:, kept] * np.sqrt(np.maximum(values[kept], 0)), dtype=self.values.dtype)
+
+    def add(self, row: int) -> None:
+        """Show a candidate."""
+        j, steps = len(self.ratios), self._steps
+        x = self.values[row]
+        carried = self.cov @ x
+        column = (self.values @ carried).astype(np.float64) + self.offset
+        if steps == self._taken.shape[1]:
+            self._taken = np.concatenate([self._taken, np.empty((j, max(16, steps), len(column)))], axis=1)
+        below = self._taken[:, :steps, row].copy()
+        scale = np.sqrt(1 / self.ratios + np.maximum(self._s[:, row], 0))
+        for i in range(j):
+            self._taken[i, steps] = (column - below[i] @ self._taken[i, :steps]) / scale[i]
+        self._steps += 1
+        u = self._taken[:, steps]
+        self._s = np.maximum(self._s - u**2, 0)
+        if self._root is not None:
+            whole = (carried @ self._root).astype(np.float64)
+            turned = np.array([whole - below[i] @ self._turned[:, i] for i in range(j)]) / scale[:, None]
+            self._left = self._left - (turned**2).sum(axis=1)
+            if self._aimed is not None:
+                # |R'S x|^2 of S - u u', from what S was at first: R'S x = R'C x - sum of (u'x) R'u.
+                along = (self._aimed @ turned.T.astype(x.dtype)).astype(np.float64)
+                for i in range(j):
+                    along[:, i] -= (self._turned[:, i] @ turned[i]) @ self._taken[i, :steps]
+                self._fall += u * (u * (turned**2).sum(axis=1)[:, None] - 2 * along.T)
+            self._turned = np.concatenate([self._turned, turned[None]])
+
+    def gains(self, objective: str) -> np.ndarray:
+        """What each candidate (n,) would add, over voxels: nats, or the share of variance explained."""
+        if objective == "information":
+            return np.asarray(self.weights @ (0.5 * np.log1p(self.ratios[:, None] * self._s)))
+        assert self._aimed is not None
+        fall = np.maximum(self._fall, 0) / (1 / self.ratios[:, None] + self._s)
+        return np.asarray((self.weights / (self.signal + 1 / self.ratios)) @ fall)
+
+    def accuracy(self) -> np.ndarray:
+        """Expected share of the variance of target responses that is explained, noise included, per ratio (j,)."""
+        return np.asarray((self.signal - self._left) / (self.signal + 1 / self.ratios))
+
+    def ceiling(self) -> np.ndarray:
+        """The same with all that there is to know: signal over signal and noise (j,)."""
+        return np.asarray(self.signal / (self.signal + 1 / self.ratios))
