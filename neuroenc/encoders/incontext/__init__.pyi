@@ -42,7 +42,7 @@ from ._model import InContextModel as InContextModel, VoxelWeights as VoxelWeigh
 from ._official import load_braincorl as load_braincorl, published_state_dict as published_state_dict
 from ._place_prior import PlacePrior as PlacePrior
 from ._prior import WeightPrior as WeightPrior
-from ._selection import PriorSelector as PriorSelector
+from ._selection import SELECTORS as SELECTORS, PriorSelector as PriorSelector, make_selector as make_selector
 from ._stored import list_models as list_models, load_model as load_model, save_model as save_model
 from ._streaming import StreamingSession as StreamingSession
 from ._task import region_embedding as region_embedding

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from neuroenc._core.checks import check_whole, one_of
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
 from neuroenc.encoders.incontext._evidence import Floats
 from neuroenc.encoders.incontext._prior import WeightPrior
-from neuroenc.retrieval import Design, SupportSelector, check_target, choose_greedily
+from neuroenc.retrieval import (
+    CoverageSelector,
+    Design,
+    DOptimalSelector,
+    NearestSelector,
+    RandomSelector,
+    SupportSelector,
+    check_target,
+    choose_greedily,
+)
 
 # Voxels that a distribution over voxels is taken from.
 _MOST = 4000
@@ -106,6 +115,57 @@ class PriorSelector(SupportSelector):
     def _choose(self, values: Any, k: int, eligible: Any, shown: Any, responses: Any, voxels: Any) -> list[int]:
         design = self.design(values, responses, voxels)
         return choose_greedily([design], [1.0], k, eligible, shown, self.objective)
+
+
+def _with_prior(prior: WeightPrior | None, target: Any, seed: int) -> SupportSelector:
+    if prior is None:
+        raise ConfigError("select='prior' needs a prior. Next step: prior=, or 'd-optimal', which does without.")
+    return PriorSelector(prior, target=target)
+
+
+def _d_optimal(prior: WeightPrior | None, target: Any, seed: int) -> SupportSelector:
+    return DOptimalSelector(None if prior is None else prior.cov, target=target)
+
+
+#: Selectors by name: of a prior (or None), the target's features (or None) and a seed.
+SELECTORS: dict[str, Callable[[WeightPrior | None, Any, int], SupportSelector]] = {
+    "random": lambda prior, target, seed: RandomSelector(seed),
+    "nearest": lambda prior, target, seed: NearestSelector(target),
+    "coverage": lambda prior, target, seed: CoverageSelector(seed=seed),
+    "d-optimal": _d_optimal,
+    "prior": _with_prior,
+}
+
+
+def make_selector(name: str, prior: WeightPrior | None = None, *, target: Any = None, seed: int = 0) -> SupportSelector:
+    """Make a support selector by its name.
+
+    Parameters
+    ----------
+    name : str
+        "random", "nearest", "coverage", "d-optimal", or "prior".
+    prior : WeightPrior, optional
+        Of other subjects' voxels: "prior" needs it, "d-optimal" takes its covariance, and the identity without.
+    target : array (m, feature), optional
+        Stimuli that are to be predicted, for selectors that aim at some; by default the pool.
+    seed : int
+        Of what is random.
+
+    Raises
+    ------
+    ConfigError
+        An unknown name; "prior" without a prior.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pool = np.array([[1.0, 0.0], [0.9, 0.0], [0.0, 0.8]])
+    >>> make_selector("d-optimal", WeightPrior.isotropic(2)).select(pool, 2).tolist()
+    [0, 2]
+    """
+    if name not in SELECTORS:
+        raise ConfigError(unknown_name("selector", name, SELECTORS))
+    return SELECTORS[name](prior, target, seed)
 
 
 def prior_ratios(prior: WeightPrior, values: np.ndarray, nodes: int) -> tuple[Floats, Floats]:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from neuroenc._core.errors import DataError
-from neuroenc.encoders.incontext import PriorSelector, WeightPrior
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.encoders.incontext import SELECTORS, PriorSelector, WeightPrior, make_selector
 from neuroenc.encoders.incontext._selection import posterior_population, prior_ratios
 
 RNG = np.random.default_rng(5)
@@ -74,3 +74,14 @@ def test_responses_say_along_which_features_the_subject_has_signal():
 def test_a_pool_of_another_space_is_refused():
     with pytest.raises(DataError, match="the pool has 3 features, the prior 8"):
         PriorSelector(PRIOR).select(POOL[:, :3], 2)
+
+
+def test_selectors_by_name():
+    for name in SELECTORS:
+        rows = make_selector(name, PRIOR, target=POOL[:20], seed=1).select(POOL, 5)
+        assert len(set(rows.tolist())) == 5, name
+    assert make_selector("prior", PRIOR).select(POOL, 5).tolist() == PriorSelector(PRIOR).select(POOL, 5).tolist()
+    with pytest.raises(ConfigError, match=r"unknown selector 'piror'; did you mean 'prior'"):
+        make_selector("piror", PRIOR)
+    with pytest.raises(ConfigError, match="needs a prior"):
+        make_selector("prior")
