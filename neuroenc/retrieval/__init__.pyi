@@ -10,9 +10,11 @@ from ._design import Design as Design
 from ._lexical import LexicalIndex as LexicalIndex
 from ._mine import (
     AdaptiveMargin as AdaptiveMargin,
+    Galleries as Galleries,
     HardNegatives as HardNegatives,
     OwnerQuery as OwnerQuery,
     RankWindow as RankWindow,
+    hard_gallery as hard_gallery,
     mine_hard_negatives as mine_hard_negatives,
 )
 from ._ngrams import (

@@ -12,7 +12,8 @@ import xarray as xr
 
 from neuroenc._core.arrays import as_numbers, unit_rows
 from neuroenc._core.checks import at_least, check_whole, make_rng, one_of
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc.retrieval._search import SearchIndex
 
 _QUERIES = 256
 
@@ -290,6 +291,149 @@ def mine_hard_negatives(
         scores[block, :width] = np.where(good, np.take_along_axis(found, chosen, 1), np.nan)
     dropped = {name: n / max(looked, 1) for name, n in counts.items()}
     return HardNegatives(indices, scores, dropped, *labels)
+
+
+@dataclass(frozen=True)
+class Galleries:
+    """A gallery of candidates for each query, as `hard_gallery` pools it.
+
+    Attributes
+    ----------
+    ids : str array (query, size)
+        Positives first, then the hardest negatives; "" where fewer were found.
+    relevant : bool array (query, size)
+        Positives.
+    """
+
+    ids: np.ndarray
+    relevant: np.ndarray
+
+    def recall(self, scores: Any, candidate_ids: Any, k: int = 1) -> np.ndarray:
+        """Whether a positive is among the k best of its gallery; ties count by their chance.
+
+        Parameters
+        ----------
+        scores : array (query, candidate)
+            Of a model, higher is more similar; NaN ranks last.
+        candidate_ids : sequence of str (candidate,)
+            Names of the columns, each once.
+        k : int
+
+        Returns
+        -------
+        array (query,), float64
+            From 0 to 1; with one positive its mean is recall at k.
+
+        Raises
+        ------
+        DataError
+            Candidates of a gallery without scores, or scores of another shape.
+
+        Examples
+        --------
+        >>> galleries = Galleries(np.array([["a", "b"], ["b", "c"]]), np.array([[True, False]] * 2))
+        >>> galleries.recall([[0.9, 0.1, 0.2], [0.0, 0.3, 0.3]], ["a", "b", "c"]).tolist()
+        [1.0, 0.5]
+        """
+        values, k = np.asarray(scores, dtype=np.float64), check_whole("k", k)
+        names = pd.Index(np.asarray(candidate_ids).astype(str))
+        if names.has_duplicates:
+            raise DataError(f"candidate {names[names.duplicated()][0]!r} stands more than once.")
+        if values.shape != (len(self.ids), len(names)):
+            raise DataError(f"scores have shape {values.shape}; expected {(len(self.ids), len(names))}.")
+        at, held = names.get_indexer(self.ids.ravel()).reshape(self.ids.shape), self.ids != ""
+        if (at[held] < 0).any():
+            raise DataError(unknown_name("candidate", self.ids[held][at[held] < 0][0], names))
+        own = np.where(held & (at >= 0), np.take_along_axis(values, np.maximum(at, 0), axis=1), -np.inf)
+        own = np.where(np.isnan(own), -np.inf, own)
+        best = np.where(self.relevant, own, -np.inf).max(axis=1, keepdims=True)
+        others = held & ~self.relevant
+        ahead = (others & (own > best)).sum(axis=1)
+        level = (others & (own == best)).sum(axis=1)
+        tied = (self.relevant & (own == best)).sum(axis=1)
+        if not (tied > 1).any():
+            return np.clip((k - ahead) / (level + 1.0), 0.0, 1.0)
+        # Several positives level with each other: the chance that none of them is among the places left.
+        left, lost = np.maximum(k - ahead, 0), np.ones(len(own))
+        for step in range(int(left.max(initial=0))):
+            here = step < left
+            lost = np.where(here, lost * np.maximum(level - step, 0) / np.maximum(level + tied - step, 1), lost)
+        return np.where(left > 0, 1.0 - lost, 0.0)
+
+
+def hard_gallery(
+    indexes: Sequence[SearchIndex],
+    queries: Sequence[Any],
+    positives: Sequence[Sequence[str]],
+    *,
+    size: int = 250,
+) -> Galleries:
+    """Reduce a retrieval task to galleries of hard negatives: each query's positives and what several retrievers find.
+
+    A negative's place is its best rank in any retriever. Models that are compared must not be among the retrievers, or
+    their own mistakes fill the galleries and no one else's.
+
+    Parameters
+    ----------
+    indexes : sequence of DenseIndex, LexicalIndex, ...
+        At least one; a list of several kinds finds what one of them alone would call easy.
+    queries : sequence, one entry an index
+        The same q queries in the form of each.
+    positives : sequence of sequence of str
+        Ids that belong to each query.
+    size : int
+        Candidates a gallery, positives included.
+
+    Returns
+    -------
+    Galleries
+
+    Raises
+    ------
+    DataError
+        Queries of different numbers, a query without positive, one whose positives do not fit.
+
+    References
+    ----------
+    Enevoldsen et al. (2025), MMTEB, ICLR (hard negatives pooled from BM25 and dense retrievers).
+
+    Examples
+    --------
+    >>> from neuroenc.retrieval import DenseIndex, LexicalIndex
+    >>> dense = DenseIndex(np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), ids=["a", "b", "c"])
+    >>> words = LexicalIndex(["a cat", "a red bus", "a red car"], ids=["a", "b", "c"])
+    >>> hard_gallery([dense, words], [np.array([[0.0, 1.0]]), ["a red bus"]], [["b"]], size=2).ids.tolist()
+    [['b', 'c']]
+    """
+    size = check_whole("size", size, 2)
+    counts = [len(q) for q in queries]
+    if not len(indexes) or len(counts) != len(indexes) or set(counts) != {len(positives)}:
+        raise DataError(
+            f"{len(indexes)} indexes, queries of lengths {counts} and positives of {len(positives)} queries; each "
+            "index needs the same queries in its own form, and each query its positives."
+        )
+    own = [list(dict.fromkeys(map(str, several))) for several in positives]
+    for n, several in enumerate(own):
+        if not 0 < len(several) < size:
+            raise DataError(
+                f"query {n} has {len(several)} positives; legal are 1 to {size - 1} in galleries of {size}."
+            )
+    most = size + max(map(len, own), default=0)
+    found = []
+    for index, asked in zip(indexes, queries):
+        scores, rows = index.search(asked, min(most, len(index)))
+        found.append((scores > getattr(index, "no_match", -np.inf), index.names(rows)))
+    ids = np.full((len(own), size), "", dtype=object)
+    for n, several in enumerate(own):
+        place: dict[str, tuple[int, int]] = {}
+        for r, (match, names) in enumerate(found):
+            for rank, name in enumerate(names[n][match[n]].tolist()):
+                place[name] = min(place.get(name, (rank, r)), (rank, r))
+        negatives = sorted((at, name) for name, at in place.items() if name not in several)
+        chosen = [*several, *(name for _, name in negatives)][:size]
+        ids[n, : len(chosen)] = chosen
+    relevant = np.arange(size) < np.array([len(several) for several in own])[:, None]
+    return Galleries(ids.astype(str), relevant)
 
 
 def _ids(vectors: Any, ids: Any, what: str) -> np.ndarray:
