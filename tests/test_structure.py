@@ -28,11 +28,8 @@ WAITING: dict[str, set[str]] = {
     "captions as features": {"aspect_bands", "caption_aspects"},
     "phrases of captions on their own": {"find_phrases"},
     "generative and hybrid retrieval": {
-        "HybridResult",
         "LEVEL_PROMPTS",
         "NGramRetriever",
-        "SearchIndex",
-        "hybrid_search",
         "train_retriever",
     },
     "released checkpoints, written": {"published_state_dict"},

@@ -131,6 +131,27 @@ def check_voxel_table(frame: Any, what: str, voxels: np.ndarray, needed: Iterabl
     return frame.iloc[keys.index.to_numpy()].reset_index(drop=True)
 
 
+def check_vectors(vectors: Any, voxels: np.ndarray) -> xr.Dataset:
+    """``vectors`` if they are as `neuroenc.captions.search_vectors` makes them, of some of ``voxels``."""
+    import xarray as xr
+
+    legal = {"a": ("text", "component"), "b": ("voxel", "component"), "s": ("voxel",)}
+    found = {str(k): v.dims for k, v in vectors.data_vars.items()} if isinstance(vectors, xr.Dataset) else {}
+    if found != legal or not {"text", "voxel"} <= set(vectors.coords) or "least" not in vectors.attrs:
+        raise DataError(
+            f"vectors are a {type(vectors).__name__} of {found or 'nothing'}; legal: {legal}. Next step: "
+            "search_vectors(projection, embed_text, texts)."
+        )
+    named = vectors["voxel"].values
+    strangers = named[~np.isin(named, voxels)]
+    if len(strangers) or len(np.unique(named)) < len(named):
+        what = f"{len(strangers)} voxels that scores does not hold (first: {strangers[0]})" if len(strangers) else ""
+        raise DataError(
+            f"vectors speak of {what or 'voxels twice'}. Next step: search_vectors of the voxels of scores."
+        )
+    return vectors
+
+
 def check_names(frame: Any, needed: Iterable[str], what: str, known: Iterable[str], columns: Iterable[str]) -> Any:
     """``frame`` if it has the columns ``needed`` and its ``columns`` name ``known`` cells alone."""
     import pandas as pd

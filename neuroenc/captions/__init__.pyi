@@ -8,6 +8,11 @@ from ._caption import (
 from ._linear import LinearEncoder as LinearEncoder
 from ._study import CaptionStudy as CaptionStudy
 from .analysis._aspects import aspect_bands as aspect_bands, caption_aspects as caption_aspects
+from .analysis._caption_search import (
+    search_captions as search_captions,
+    search_vectors as search_vectors,
+    search_vocabulary as search_vocabulary,
+)
 from .analysis._clusters import VoxelClusters as VoxelClusters, cluster_voxels as cluster_voxels
 from .analysis._contrast import contrast as contrast, separating_phrases as separating_phrases
 from .analysis._image_evaluation import (

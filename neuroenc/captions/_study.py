@@ -18,7 +18,7 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import atomic_path, plain_json, read_sealed_json, sha256_file, write_sealed_json
 from neuroenc._core.optional import require
 from neuroenc._core.provenance import versions
-from neuroenc._core.schema import COLUMNS, VERDICTS, check_scores, check_voxel_table
+from neuroenc._core.schema import COLUMNS, VERDICTS, check_scores, check_vectors, check_voxel_table
 from neuroenc._core.weights import reading, whole_folder
 
 #: numpy's type of each kind of column.
@@ -79,6 +79,8 @@ def read_table(folder: Path, kept: dict[str, Any]) -> pd.DataFrame:
 
 
 _MARK = "neuroenc caption study"
+# Data sets, each in a netCDF file.
+_ARRAYS = ("scores", "vectors")
 # What study.json holds as it is.
 _PLAIN = ("title", "settings", "provenance", "caveats")
 
@@ -119,6 +121,8 @@ class CaptionStudy:
         ``roi, part`` ("noun", "verb", "attribute", "relation")``, word, count, share`` and ``lift``.
     concepts, categories, clusters, contrasts : DataFrame, optional
         Per region (column ``roi``), or per voxel (column ``voxel``).
+    vectors : Dataset, optional
+        Of voxels and a vocabulary (:func:`neuroenc.captions.search_vectors`), for searches by what words mean.
     settings : mapping
         By part: ``encoder, features, bank, projection, decoder, captions, gate, folds, grounding, stability,
         sentence, seed``; `methods` writes from these.
@@ -161,6 +165,7 @@ class CaptionStudy:
     categories: pd.DataFrame | None = None
     clusters: pd.DataFrame | None = None
     contrasts: pd.DataFrame | None = None
+    vectors: xr.Dataset | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
@@ -175,6 +180,8 @@ class CaptionStudy:
         _check_gate(self.gate, self.captions, voxels)
         if self.phrases is not None:
             _check_phrases(self.phrases, self.captions)
+        if self.vectors is not None:
+            check_vectors(self.vectors, voxels)
         for name, frame in self.quality.items():
             if not isinstance(frame, pd.DataFrame):
                 raise DataError(f"quality[{name!r}] is a {type(frame).__name__}; legal: pandas.DataFrame.")
@@ -286,7 +293,7 @@ class CaptionStudy:
         return {str(name): with_verdicts(str(name), frame) for name, frame in self.quality.items()}
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write ``scores.nc``, a table each (parquet, or CSV without pyarrow), and ``study.json`` with their hashes.
+        """Write ``scores.nc`` (``vectors.nc``), a table each (parquet, or CSV), and ``study.json`` with their hashes.
 
         The folder is written beside its place and put there whole: a reader, or a save that was killed, sees the study
         of before or this one. `load` gives back an equal study.
@@ -309,8 +316,10 @@ class CaptionStudy:
         from neuroenc.data import save
 
         folder = Path(folder)
-        with whole_folder(folder, ("*.parquet", "*.csv", "scores.nc", "study.json")) as temporary:
-            save(self.scores, temporary / "scores.nc")
+        arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
+        with whole_folder(folder, ("*.parquet", "*.csv", *(f"{x}.nc" for x in _ARRAYS), "study.json")) as temporary:
+            for name, found in arrays.items():
+                save(found, temporary / f"{name}.nc")
             tables = {
                 name: write_table(getattr(self, name), temporary / name)
                 for name in COLUMNS
@@ -322,7 +331,8 @@ class CaptionStudy:
             ]
             about = {"format": _MARK, "version": 1, "tables": tables, "quality": quality}
             about |= {name: getattr(self, name) for name in _PLAIN}
-            write_sealed_json(temporary / "study.json", {**about, "scores": sha256_file(temporary / "scores.nc")})
+            about |= {name: sha256_file(temporary / f"{name}.nc") for name in arrays}
+            write_sealed_json(temporary / "study.json", about)
         return folder
 
     @classmethod
@@ -351,17 +361,18 @@ class CaptionStudy:
                 "Next step: the folder that CaptionStudy.save wrote."
             )
         with reading(folder, "caption study"):
-            if not (folder / "scores.nc").is_file() or sha256_file(folder / "scores.nc") != about["scores"]:
-                raise DataError(
-                    f"{folder / 'scores.nc'} is not the one written with study.json. Next step: save again."
-                )
-            scores = load(folder / "scores.nc")
-            if not isinstance(scores, xr.Dataset):
-                raise DataError(f"{folder / 'scores.nc'} holds no table of scores. Next step: save again.")
+            arrays: dict[str, Any] = {}
+            for name in (x for x in _ARRAYS if x == "scores" or x in about):
+                file = folder / f"{name}.nc"
+                if not file.is_file() or sha256_file(file) != about[name]:
+                    raise DataError(f"{file} is not the one written with study.json. Next step: save again.")
+                arrays[name] = load(file)
+                if not isinstance(arrays[name], xr.Dataset):
+                    raise DataError(f"{file} holds no table of {name}. Next step: save again.")
             quality = {kept["name"]: read_table(folder, kept) for kept in about["quality"]}
             held = about["tables"].items()
             tables: dict[str, Any] = {name: read_table(folder, kept) for name, kept in held if name in COLUMNS}
-            return cls(scores=scores, quality=quality, **tables, **{name: about[name] for name in _PLAIN})
+            return cls(**arrays, quality=quality, **tables, **{name: about[name] for name in _PLAIN})
 
 
 def verdict(than: str, p: float | None = None, interval: tuple[float, float] | None = None) -> str:

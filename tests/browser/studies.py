@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc.captions import CaptionStudy
+from neuroenc.captions import CaptionStudy, search_vectors, search_vocabulary
 
+NOUNS = ["man", "house", "pizza", "sign", "runner", "church", "dog", "beach", "letter", "cake"]
+COLOURS = ["red", "green", "old", "small", "bright"]
+#: What the embedder of `with_vectors` knows beyond the words of captions.
+MEANT = {"meal": ("pizza", "cake"), "person": ("man", "runner"), "building": ("house", "church")}
 EVIL = "</script><script>window.taken=1</script><img src=x onerror='window.taken=2'>\"'&{{ 7*7 }}\u2028 𝒳 😀"
 
 
@@ -141,8 +147,6 @@ def simulated(n_subjects=1, n_voxels=110, n_train=300, n_test=60, n_bank=260, se
 def made_up(n=40, places="none", evil=False, subjects=1, captions_each=3, n_stimuli=50, seed=0):
     """A study of any size without any model: words, verdicts and numbers are drawn."""
     rng = np.random.default_rng(seed)
-    nouns = ["man", "house", "pizza", "sign", "runner", "church", "dog", "beach", "letter", "cake"]
-    colours = ["red", "green", "old", "small", "bright"]
     ids = np.arange(100, 100 + n)
     r = np.clip(rng.normal(0.4, 0.2, n), -0.2, 0.95)
     regions = np.array(["FFA", "PPA", "EBA;FBA", "V1", ""])
@@ -175,7 +179,7 @@ def made_up(n=40, places="none", evil=False, subjects=1, captions_each=3, n_stim
     rows, said, shown = [], [], []
     for v in ids[good]:
         for rank in range(1, captions_each + 1):
-            noun, other, colour = rng.choice(nouns), rng.choice(nouns), rng.choice(colours)
+            noun, other, colour = rng.choice(NOUNS), rng.choice(NOUNS), rng.choice(COLOURS)
             before = EVIL + " " if evil else ""
             text = f"{before}a {colour} {noun} near a {other} number {rng.integers(90)}"
             start = len(before) + 2
@@ -210,3 +214,29 @@ def made_up(n=40, places="none", evil=False, subjects=1, captions_each=3, n_stim
         provenance={EVIL: EVIL} if evil else {},
         caveats=(EVIL,) if evil else (),
     )
+
+
+def embedder(seed=0, width=80):
+    """Vectors of words: random, those of ``MEANT`` the sum of two; of any other text, one vector."""
+    rng = np.random.default_rng(seed)
+    table = {w: rng.standard_normal(width) for w in [*NOUNS, *COLOURS]}
+    table |= {w: sum(table[x] for x in of) for w, of in MEANT.items()}
+    nothing = rng.standard_normal(width)
+
+    def embed_text(texts):
+        found = [[table[w] for w in t.split() if w in table] for t in texts]
+        return np.stack([np.sum(v, axis=0) if v else nothing for v in found])
+
+    return embed_text
+
+
+def with_vectors(study, seed=0):
+    """The study with weights along its first captions' nouns, as vectors."""
+    embed_text, rng = embedder(), np.random.default_rng(seed)
+    first = study.captions[study.captions["rank"] == 1]
+    nouns = [next(w for w in text.split() if w in NOUNS) for text in first["caption"]]
+    weights = embed_text(nouns).T + 2.0 * rng.standard_normal((80, len(first)))
+    texts = [*search_vocabulary(study.captions["caption"], n=60), *MEANT, "zebra"]
+    found = search_vectors(weights, embed_text, texts)
+    named = found.assign_coords(voxel=first["voxel"].to_numpy()[found["voxel"].values])
+    return dataclasses.replace(study, vectors=named)

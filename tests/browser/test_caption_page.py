@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from neuroenc.captions import search_captions
 from neuroenc.report import study_page, write_caption_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -262,6 +263,18 @@ def test_search_finds_words_plurals_beginnings_phrases_and_ids(grid, look):
     page.locator("#hint button").last.click()
     assert listed(page)
     assert page.locator("#hint").inner_text() == ""
+
+
+def test_search_by_what_words_mean_lists_what_python_finds(look, tmp_path):
+    study = studies.with_vectors(studies.made_up(60, subjects=2, seed=4))
+    page = look(write_caption_report(study, tmp_path, progress=False))
+    for query in ("meal", "pizza", "red house", '"red house"'):
+        found = search_captions(query, study)
+        assert 0 < len(found) <= 60
+        assert searched(page, query) == found["voxel"].tolist()
+        by = [" + ".join(k for k in ("words", "vectors") if row[k]) for _, row in found.iterrows()]
+        assert [x.strip() for x in page.locator("#list .by").all_inner_texts()] == by
+    assert searched(page, "zebra") == []
 
 
 @pytest.mark.slow

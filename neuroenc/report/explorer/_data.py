@@ -210,6 +210,16 @@ def subject_data(
     return data | {"texts": list(texts), "captions": captions, "scores": scored, "ranks": ranks, "maps": maps}
 
 
+def vector_data(vectors: xr.Dataset, order: np.ndarray) -> dict[str, Any]:
+    """Vectors of `search_vectors` for the page, which numbers its voxels in this order."""
+    place = pd.Series(np.arange(len(order)), index=order)
+    bytes_of = {name: vectors[name].values.astype(np.int8).tobytes() for name in ("a", "b")}
+    data: dict[str, Any] = {name: base64.b64encode(raw).decode("ascii") for name, raw in bytes_of.items()}
+    data |= {"texts": vectors["text"].values.tolist(), "rows": place[vectors["voxel"].values].tolist()}
+    data |= {"s": vectors["s"].values.tolist(), "least": float(vectors.attrs["least"])}
+    return data | {"components": vectors.sizes["component"]}
+
+
 def _index(values: Any, names: list[str]) -> list[int]:
     at = {name: k for k, name in enumerate(names)}
     return [at[x] for x in values]

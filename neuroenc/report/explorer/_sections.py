@@ -26,7 +26,15 @@ from neuroenc.report._style import EXPLORER, hex_colours
 from neuroenc.report.brain._canvas import layouts
 from neuroenc.report.explorer import _groups as group_pages
 from neuroenc.report.explorer._cards import Pictures, best_rows
-from neuroenc.report.explorer._data import SHOWN, Details, VoxelTable, asset, subject_data, voxel_table
+from neuroenc.report.explorer._data import (
+    SHOWN,
+    Details,
+    VoxelTable,
+    asset,
+    subject_data,
+    vector_data,
+    voxel_table,
+)
 from neuroenc.report.export import _files as export_files
 
 CHUNK = 400  # voxels whose evidence and phrases lie in one file
@@ -109,6 +117,7 @@ def explorer_sections(
     sizes = [len(rows) for _, rows in subjects.values()]
     listed = pd.DataFrame({"subject": [n or "all voxels" for n in subjects], "n_voxels": sizes})
     context = {"phrases": study.phrases is not None, "remarks": list(dict.fromkeys(remarks))}
+    context["texts"] = study.vectors.sizes["text"] if study.vectors is not None and "vectors" in meta else 0
     told = {"tiles": group_pages.tiles(study, voxels, everything), "terms": group_pages.terms_of(study, voxels)}
     look: dict[str, Any] = {"template": "explorer.html.j2", "context": context, "style": "explore", **told}
     look |= {"scripts": ["explorer_map.js", "explorer_search.js", "explorer.js"], "beside": beside | shown.files}
@@ -210,6 +219,9 @@ def _assets(
     meta = {"title": study.title, "subjects": listed, "chunk": CHUNK, "labels": list(voxels.labels)}
     meta["labelKind"] = voxels.frame.attrs["label_kind"]
     meta |= {"labelColours": hex_colours(min(len(voxels.labels), 12)), "numbers": _numbers(voxels)}
+    if study.vectors is not None and study.vectors.sizes["voxel"]:
+        order = voxels.frame["voxel"].to_numpy()[np.concatenate([rows for _, rows in subjects.values()])]
+        meta["vectors"] = kept(vector_data(study.vectors, order))
     meta |= {"stability": list(voxels.stability), "phrases": study.phrases is not None}
     return meta, beside, remarks
 

@@ -57,7 +57,7 @@
   const voxels = []; // all subjects, one record each
   const subjects = meta.subjects.map((subject) => ({ ...subject, records: [], maps: [], ready: false }));
   const byId = new Map();
-  let search = null, onMap = 0, current = null, found = [], limit = 60, query = { terms: [], phrases: [] }, scores = null;
+  let search = null, vectors = null, onMap = 0, current = null, found = [], limit = 60, query = { terms: [], phrases: [] }, ranked = null;
 
   const take = (subject, data) => {
     const n = data.voxel.length;
@@ -199,7 +199,7 @@
 
   // -- filter and list ---------------------------------------------------------------------------------------------
   const sorts = {
-    best: ["Best match", (r) => (scores ? scores.get(r.n) ?? 0 : r.numbers.r ?? -9)],
+    best: ["Best match", (r) => (ranked ? -ranked.get(r.n).at : r.numbers.r ?? -9)],
     r: ["Accuracy", (r) => r.numbers.r ?? -9],
   };
   for (const item of meta.numbers) {
@@ -209,20 +209,21 @@
   }
   const refresh = () => {
     const text = $("search").value.trim();
-    scores = null;
+    ranked = null;
     query = { terms: [], phrases: [] };
     if (text) {
-      search ??= new CaptionSearch(voxels);
+      search ??= new CaptionSearch(voxels, vectors);
       query = search.parse(text);
-      scores = search.find(query);
-      if (byId.has(text)) scores.set(byId.get(text).n, 1e6);
+      ranked = search.rank(text);
+      if (byId.has(text)) ranked = new Map([[byId.get(text).n, { places: [0, 0] }], ...ranked]);
+      [...ranked.values()].forEach((entry, at) => { entry.at = at; });
     }
     const subject = $("subject").value, region = $("region").value, verdict = $("verdict").value;
     const least = $("least").value === "" ? -Infinity : Number($("least").value);
     found = voxels.filter((r) => (subject === "" || r.s === Number(subject))
       && (region === "" || r.rois.includes(region))
       && (least === -Infinity || (r.numbers.r ?? -Infinity) >= least)
-      && (!scores || scores.has(r.n))
+      && (!ranked || ranked.has(r.n))
       && (verdict === "" || (verdict === "captioned" && r.captioned) || (verdict === "gated" && !r.captioned)
         || (verdict === "clean" && r.numbers.unsupported === 0) || (verdict === "unsupported" && r.numbers.unsupported > 0)));
     const value = (sorts[$("sort").value] || sorts.best)[1];
@@ -264,6 +265,11 @@
     if (words.length) for (const word of near.length ? near : common) offer(word, () => { $("search").value = word; });
     return item;
   };
+  // Which of the two rankings found a voxel, and at what place.
+  const by = (places) => {
+    const named = ["words", "vectors"].flatMap((name, k) => (places[k] ? [[name, places[k]]] : []));
+    return make("span", { className: "by", text: named.map(([name]) => ` ${name}`).join(" +"), title: named.map(([name, at]) => `place ${at} by ${name}`).join(", ") });
+  };
   const list = () => {
     const loading = subjects.some((s) => !s.ready) ? " (still reading)" : "";
     $("count").textContent = `${found.length.toLocaleString("en")} of ${voxels.length.toLocaleString("en")} voxels${loading}`;
@@ -279,6 +285,7 @@
         : make("span", { className: "why", text: record.reason || "no caption" });
       if (record.fails && place === 0 && record.texts.length) caption.append(make("span", { className: "fail", title: `not above its control: ${record.fails}`, text: " † fails its control" }));
       if (place > 0) caption.append(make("span", { className: "why", text: ` (caption ${record.ranks[place]})` }));
+      if (ranked && vectors) caption.append(by(ranked.get(record.n).places));
       const button = make("button", { type: "button", className: "row", "aria-current": String(record === current) },
         make("span", { className: "muted", text: record.id }),
         make("span", { className: "muted", text: [subjects.length > 1 ? subjects[record.s].name : "", record.rois.join(", ")].filter(Boolean).join(" ") }),
@@ -480,6 +487,11 @@
         const first = found.find((record) => record.texts.length) || found[0];
         if (first) { const hash = location.hash; select(first); history.replaceState(null, "", hash || location.pathname.split("/").pop() || "."); }
       }
+    }
+    if (meta.vectors) {
+      vectors = await load(meta.vectors);
+      search = null;
+      if ($("search").value.trim()) refresh();
     }
     if (!current) {
       const missing = /^#voxel=(.*)$/.exec(location.hash);

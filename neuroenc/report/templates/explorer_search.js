@@ -1,8 +1,15 @@
-// Which voxels like X: an index of words over captions. A word of the query also finds its plural, the last one its
-// continuations; "quoted words" must stand side by side. Rarer words and earlier captions count more.
+// Which voxels like X: an index of words over captions, and vectors of voxels and words. A word of the query also finds
+// its plural, the last one its continuations; "quoted words" must stand side by side, and ask for words alone. Rarer
+// words and earlier captions count more. search_captions ranks alike in Python (neuroenc.captions).
 class CaptionSearch {
-  constructor(voxels) {
+  constructor(voxels, vectors = null) {
     this.voxels = voxels;
+    this.vectors = vectors;
+    if (vectors) {
+      this.at = new Map(vectors.texts.map((text, k) => [text, k]));
+      this.longest = Math.max(...vectors.texts.map((text) => text.split(" ").length));
+      [this.a, this.b] = [vectors.a, vectors.b].map((packed) => Int8Array.from(atob(packed), (c) => c.charCodeAt(0)));
+    }
     this.words = new Map(); // stem -> Map(voxel number -> weight)
     voxels.forEach((voxel, n) => {
       voxel.texts.forEach((text, place) => {
@@ -75,5 +82,56 @@ class CaptionSearch {
       }
     }
     return total;
+  }
+
+  // Texts of the vocabulary that a query names, from left to right, the longest first.
+  known(text) {
+    const words = CaptionSearch.tokens(text), found = [];
+    for (let n = 0; n < words.length;) {
+      let size = Math.min(this.longest, words.length - n);
+      while (size && !this.at.has(words.slice(n, n + size).join(" "))) size--;
+      if (size) found.push(this.at.get(words.slice(n, n + size).join(" ")));
+      n += size || 1;
+    }
+    return found;
+  }
+
+  // Map of voxel number -> mean z of the query's words, of voxels above a level; empty where quotation marks stand.
+  near(text) {
+    const out = new Map();
+    if (!this.vectors || /["“”]([^"“”]+)["“”]/.test(text)) return out;
+    const found = this.known(text), { rows, s, least, components } = this.vectors;
+    if (!found.length) return out;
+    const mean = new Array(components).fill(0);
+    for (const k of found) for (let c = 0; c < components; c++) mean[c] += this.a[k * components + c];
+    rows.forEach((n, row) => {
+      let sum = 0;
+      for (let c = 0; c < components; c++) sum += this.b[row * components + c] * mean[c];
+      const z = (sum * s[row]) / found.length;
+      if (z > least) out.set(n, z);
+    });
+    return out;
+  }
+
+  // Voxel numbers by score (to 9 digits), then accuracy, then place.
+  order(scores) {
+    const rounded = new Map([...scores].map(([n, score]) => [n, Math.floor(score * 1e9 + 0.5) / 1e9]));
+    const r = (n) => this.voxels[n].numbers?.r ?? -9;
+    return [...rounded.keys()].sort((a, b) => rounded.get(b) - rounded.get(a) || r(b) - r(a) || a - b);
+  }
+
+  // Words and vectors joined by reciprocal ranks: Map, in its order, of voxel number -> { score, places: [words, vectors] }.
+  rank(text) {
+    const found = new Map();
+    [this.find(this.parse(text)), this.near(text)].forEach((scores, index) => this.order(scores).forEach((n, place) => {
+      if (!found.has(n)) found.set(n, { score: 0, places: [0, 0] });
+      found.get(n).score += 1 / (60 + place + 1);
+      found.get(n).places[index] = place + 1;
+    }));
+    const last = (place) => place || Infinity;
+    const key = ([n, { score, places }]) => [-Math.round(score * 1e12), last(places[0]), last(places[1]), n];
+    const keyed = [...found].map((entry) => [key(entry), entry]);
+    keyed.sort(([a], [b]) => { const k = a.findIndex((x, i) => x !== b[i]); return k < 0 ? 0 : a[k] < b[k] ? -1 : 1; });
+    return new Map(keyed.map(([, entry]) => entry));
   }
 }

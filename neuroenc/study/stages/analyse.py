@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc.captions import categorise, cluster_voxels, concept_maps, concept_shares, contrast, words
+from neuroenc.captions import (
+    categorise,
+    cluster_voxels,
+    concept_maps,
+    concept_shares,
+    contrast,
+    search_vectors,
+    search_vocabulary,
+    words,
+)
 from neuroenc.data import in_roi
 from neuroenc.study.config import AnalysisConfig
 from neuroenc.study.stages.bank import text_direction
@@ -29,14 +38,14 @@ def analyse(study: Study) -> dict[str, Any]:
     return {"captions": dataclasses.replace(found, **tables)}
 
 
-def _analyses(study: Study) -> dict[str, pd.DataFrame]:
-    """Words, concepts, categories, clusters and contrasts of the regions."""
+def _analyses(study: Study) -> dict[str, pd.DataFrame | xr.Dataset]:
+    """Words, concepts, categories, clusters and contrasts of the regions; vectors of voxels and words for searches."""
     config, seed = study.table("captions"), study.config.seed
     scores, captions, captioner = study.captions.scores, study.captions.captions, study.captioner
     voxels = captioned_weights(study.captions, study.fitted)[0]["voxel"]
     labels = {k: c.sel(voxel=voxels) for k, c in study.fitted.scores.coords.items() if c.dims == ("voxel",)}
     projection = study.readings.fitted.sel(voxel=voxels).assign_coords(labels)
-    out: dict[str, pd.DataFrame] = {}
+    out: dict[str, pd.DataFrame | xr.Dataset] = {}
     if config.analysis.words != "none":
         out["words"] = words(captions, parser=config.analysis.words)
     out["concepts"] = _concepts(captions, scores, seed)
@@ -46,6 +55,8 @@ def _analyses(study: Study) -> dict[str, pd.DataFrame]:
         found = categorise(projection, captioner.embed_text, centre=joint, text_direction=direction)
         table = pd.DataFrame({name: found[name].values for name in ("voxel", "category", "margin")})
         out["categories"] = table[table["category"] != ""]
+        vocabulary = search_vocabulary(captions["caption"], study.texts.captions if study.texts else ())
+        out["vectors"] = search_vectors(projection, captioner.embed_text, vocabulary)
     more = {
         "clusters": _clusters(captions, projection, config.analysis, seed, study.say),
         "contrasts": _contrasts(captions, scores, config.analysis, seed),
