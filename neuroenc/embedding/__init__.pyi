@@ -8,6 +8,7 @@ from ._losses import (
     nested_loss as nested_loss,
     perturbation_contrast as perturbation_contrast,
     ranking_hinge as ranking_hinge,
+    ranking_loss as ranking_loss,
 )
 from ._packages import prepare as prepare
 from ._quantise import quantise_weights as quantise_weights

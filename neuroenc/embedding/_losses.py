@@ -11,6 +11,7 @@ from neuroenc._core.errors import ConfigError, DataError
 
 MIXES = ("none", "pairs", "lists")
 DIRECTIONS = ("image", "text", "both")
+RANKINGS = ("pointwise", "pairwise", "listwise", "lambda_mrr")
 
 
 def _pairs(first: Any, second: Any, target: Any) -> Any:
@@ -195,6 +196,89 @@ def distill_kl(student: Any, teacher: Any, *, temperature: float = 1.0) -> Any:
     return temperature**2 * torch.nn.functional.kl_div(
         (student / temperature).log_softmax(1), soft, reduction="batchmean", log_target=True
     )
+
+
+def ranking_loss(scores: Any, relevance: Any, kind: str = "listwise", *, mask: Any = None) -> Any:
+    r"""Ranking loss of lists of candidates with graded relevance: pointwise, pairwise, listwise or LambdaMRR.
+
+    .. math:: \ell_{point} = \frac1m \sum_i (s_i - r_i)^2, \qquad
+              \ell_{pair} = \frac1{|P|} \sum_{(i, j) \in P} \log(1 + e^{s_j - s_i}), \qquad
+              \ell_{list} = -\sum_i \mathrm{softmax}(r)_i \log \mathrm{softmax}(s)_i
+
+    .. math:: \ell_{\lambda} = \sum_{(i, j) \in P} \Bigl|\frac1{\mathrm{rank}_i} - \frac1{\mathrm{rank}_j}\Bigr|
+              \log(1 + e^{s_j - s_i})
+
+    for the m candidates of one list with scores s and relevance r, pairs :math:`P = \{(i, j): r_i > r_j\}`, and ranks
+    from 1 by the scores as they stand, through which no gradient goes. The loss is the mean over lists; lists that say
+    nothing do not count: without any candidate, and, but for "pointwise", with all relevances equal.
+
+    Parameters
+    ----------
+    scores : Tensor (n, m)
+        Of m candidates of each of n lists.
+    relevance : Tensor (n, m)
+        Grades, the higher the better. "pointwise" regresses scores on them, "listwise" takes their differences as
+        log odds; to the others only their order matters.
+    kind : {"pointwise", "pairwise", "listwise", "lambda_mrr"}
+        Regression; RankNet; ListNet; RankNet with each pair weighted by what its exchange does to reciprocal ranks.
+    mask : bool Tensor (n, m), optional
+        True where there is a candidate; shorter lists are padded with False, and what stands there is not read.
+
+    Returns
+    -------
+    Tensor
+        Scalar; 0 where no list says anything.
+
+    Raises
+    ------
+    ConfigError
+        An unknown kind.
+    DataError
+        Scores, relevance and mask of different shapes, or not of two dimensions.
+
+    References
+    ----------
+    Cossock & Zhang (2006), COLT. Burges et al. (2005), Learning to rank using gradient descent, ICML. Cao et al.
+    (2007), Learning to rank: from pairwise approach to listwise approach, ICML. Li et al. (2023), Unified demonstration
+    retriever for in-context learning, ACL. Guo et al. (2020), A deep look into neural ranking models, Information
+    Processing & Management 57.
+
+    Examples
+    --------
+    >>> import torch
+    >>> grades = torch.tensor([[2.0, 1.0, 0.0]])
+    >>> [bool(ranking_loss(grades, grades, kind) < ranking_loss(-grades, grades, kind)) for kind in RANKINGS]
+    [True, True, True, True]
+    """
+    import torch
+
+    one_of("kind of ranking loss", kind, RANKINGS)
+    shapes = [tuple(x.shape) for x in (scores, relevance, mask) if x is not None]
+    if scores.ndim != 2 or len(set(shapes)) > 1:
+        raise DataError(f"scores, relevance and mask have shapes {shapes}; expected one shape (list, candidate).")
+    there = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
+    # What is padded may be NaN, whose gradient would be NaN even at weight 0.
+    s, r = scores.masked_fill(~there, 0.0), relevance.to(scores).masked_fill(~there, 0.0)
+    if kind == "pointwise":
+        counts = there.sum(1)
+        each = ((s - r) ** 2 * there).sum(1) / counts.clamp(min=1)
+        says = counts > 0
+    else:
+        above = (r[:, :, None] > r[:, None, :]) & there[:, :, None] & there[:, None, :]
+        says = above.any(2).any(1)
+        if kind == "listwise":
+            soft = r.masked_fill(~there, -torch.inf).softmax(1)
+            log_p = s.masked_fill(~there, -torch.inf).log_softmax(1).masked_fill(~there, 0.0)
+            each = -(soft * log_p).sum(1)
+        else:
+            pairs = torch.nn.functional.softplus(s[:, None, :] - s[:, :, None]) * above
+            if kind == "pairwise":
+                each = pairs.sum((1, 2)) / above.sum((1, 2)).clamp(min=1)
+            else:
+                order = s.detach().masked_fill(~there, -torch.inf).argsort(dim=1, descending=True, stable=True)
+                reciprocal = 1 / (order.argsort(1) + 1).to(s)
+                each = (pairs * (reciprocal[:, :, None] - reciprocal[:, None, :]).abs()).sum((1, 2))
+    return torch.where(says, each, 0.0).sum() / says.sum().clamp(min=1)
 
 
 def perturbation_contrast(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.embedding import distill_kl, info_nce, nested_loss, perturbation_contrast, ranking_hinge
+from neuroenc.embedding import distill_kl, info_nce, nested_loss, perturbation_contrast, ranking_hinge, ranking_loss
 
 torch = pytest.importorskip("torch")
 
@@ -136,3 +136,58 @@ class TestNested:
             nested_loss(A, B, prefixes=[])
         with pytest.raises(DataError, match=r"\[2, 3\] layers"):
             nested_loss(unit(2, 5, 4), unit(3, 5, 4), prefixes=[4])
+
+
+def lists(seed=0, n=4, m=6):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, m)), rng.integers(0, 3, (n, m)).astype(float), rng.random((n, m)) < 0.8
+
+
+def plain_ranking(kind, scores, grades):
+    """Loss of one list, pair by pair; None where it says nothing."""
+    m = len(scores)
+    if kind == "pointwise":
+        return np.mean((scores - grades) ** 2) if m else None
+    pairs = [(i, j) for i in range(m) for j in range(m) if grades[i] > grades[j]]
+    if not pairs:
+        return None
+    if kind == "listwise":
+        p = np.exp(grades) / np.exp(grades).sum()
+        return -(p * (scores - np.log(np.exp(scores).sum()))).sum()
+    rank = {i: 1 + sum(scores[k] > scores[i] for k in range(m)) for i in range(m)}
+    weight = [abs(1 / rank[i] - 1 / rank[j]) if kind == "lambda_mrr" else 1 / len(pairs) for i, j in pairs]
+    return sum(w * np.log1p(np.exp(scores[j] - scores[i])) for w, (i, j) in zip(weight, pairs))
+
+
+@pytest.mark.parametrize("kind", ["pointwise", "pairwise", "listwise", "lambda_mrr"])
+def test_ranking_losses_of_padded_lists(kind):
+    scores, grades, there = lists()
+    grades[1], there[2] = 1.0, False  # a list without an order, and an empty one
+    each = [plain_ranking(kind, s[t], g[t]) for s, g, t in zip(scores, grades, there)]
+    expected = np.mean([x for x in each if x is not None])
+    # What is padded is not read, and its gradient is 0.
+    padded = torch.tensor(np.where(there, scores, np.nan), requires_grad=True)
+    found = ranking_loss(padded, torch.tensor(np.where(there, grades, np.nan)), kind, mask=torch.tensor(there))
+    assert found.item() == pytest.approx(expected)
+    found.backward()
+    assert padded.grad.isfinite().all()
+    assert not padded.grad[~torch.tensor(there)].any()
+    whole = [torch.tensor(x)[:1] for x in (scores, grades)]
+    assert float(ranking_loss(*whole, kind)) == pytest.approx(plain_ranking(kind, scores[0], grades[0]))
+    assert float(ranking_loss(*whole, kind, mask=torch.zeros(1, 6, dtype=torch.bool))) == 0
+
+
+@pytest.mark.parametrize("kind", ["pairwise", "listwise", "lambda_mrr"])
+def test_ranking_losses_depend_on_differences_of_scores_alone(kind):
+    scores, grades, _ = (torch.tensor(x) for x in lists(1))
+    assert float(ranking_loss(scores + 3, grades, kind)) == pytest.approx(float(ranking_loss(scores, grades, kind)))
+
+
+def test_ranking_losses_refuse():
+    x = torch.zeros(2, 3)
+    with pytest.raises(ConfigError, match="did you mean 'pairwise'"):
+        ranking_loss(x, x, "pairwse")
+    with pytest.raises(DataError, match="expected one shape"):
+        ranking_loss(x, x[:, :2])
+    with pytest.raises(DataError, match="expected one shape"):
+        ranking_loss(x[0], x[0])

@@ -120,7 +120,7 @@ def test_a_killed_training_with_mined_negatives_ends_where_it_would_have_ended(w
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Checkpoint, "save", stop)
-    monkeypatch.setattr("neuroenc.embedding.spaces._towers.EVERY", 0.0)
+    monkeypatch.setattr("neuroenc._core.training.EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train_space("nested", world, tmp_path / "again", miner=miner, **how)
     again = train_space("nested", world, tmp_path / "again", miner=miner, **how)

@@ -246,7 +246,7 @@ def test_a_killed_training_ends_where_it_would_have_ended(settings, orders, tmp_
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Checkpoint, "save", stop)
-    monkeypatch.setattr("neuroenc.embedding.spaces._towers.EVERY", 0.0)
+    monkeypatch.setattr("neuroenc._core.training.EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train_space("ranked", orders, tmp_path / "again", miner=miner, **how, **QUIET)
     again = train_space("ranked", orders, tmp_path / "again", miner=miner, **how, **QUIET)
@@ -360,7 +360,7 @@ class TestRendered:
             save(self, model, optimiser, record, *more)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("neuroenc.embedding.spaces._towers.EVERY", 0.0)
+        monkeypatch.setattr("neuroenc._core.training.EVERY", 0.0)
         monkeypatch.setattr(Checkpoint, "save", stop)
         how = {"held_out": stimuli.ids[:50], "epochs": 10, **SMALL, **QUIET}
         with pytest.raises(KeyboardInterrupt):

@@ -225,7 +225,7 @@ def train_space(
     record: dict[str, Any] = {"space": kind, "settings": found, "key": key, "seed": seed}
     fit: Any = None
     if "epochs" in found:
-        from neuroenc.embedding.spaces._towers import train
+        from neuroenc._core.training import train
 
         how = {setting: found[setting] for setting in _FIT}
         checkpoint = Checkpoint(folder / ".training", key)
