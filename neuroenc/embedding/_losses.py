@@ -203,7 +203,7 @@ def ranking_loss(scores: Any, relevance: Any, kind: str = "listwise", *, mask: A
 
     .. math:: \ell_{point} = \frac1m \sum_i (s_i - r_i)^2, \qquad
               \ell_{pair} = \frac1{|P|} \sum_{(i, j) \in P} \log(1 + e^{s_j - s_i}), \qquad
-              \ell_{list} = -\sum_i \mathrm{softmax}(r)_i \log \mathrm{softmax}(s)_i
+              \ell_{list} = -\sum_i \frac{2^{r_i} - 1}{\sum_j (2^{r_j} - 1)} \log \mathrm{softmax}(s)_i
 
     .. math:: \ell_{\lambda} = \sum_{(i, j) \in P} \Bigl|\frac1{\mathrm{rank}_i} - \frac1{\mathrm{rank}_j}\Bigr|
               \log(1 + e^{s_j - s_i})
@@ -217,10 +217,11 @@ def ranking_loss(scores: Any, relevance: Any, kind: str = "listwise", *, mask: A
     scores : Tensor (n, m)
         Of m candidates of each of n lists.
     relevance : Tensor (n, m)
-        Grades, the higher the better. "pointwise" regresses scores on them, "listwise" takes their differences as
-        log odds; to the others only their order matters.
+        Grades, the higher the better; of at least 0 with "listwise", which shares the list out by their gains as NDCG
+        does. "pointwise" regresses scores on them; to the others only their order matters.
     kind : {"pointwise", "pairwise", "listwise", "lambda_mrr"}
-        Regression; RankNet; ListNet; RankNet with each pair weighted by what its exchange does to reciprocal ranks.
+        Regression; RankNet; softmax cross entropy (ListNet's, of gains); RankNet with each pair weighted by what its
+        exchange does to reciprocal ranks.
     mask : bool Tensor (n, m), optional
         True where there is a candidate; shorter lists are padded with False, and what stands there is not read.
 
@@ -239,7 +240,8 @@ def ranking_loss(scores: Any, relevance: Any, kind: str = "listwise", *, mask: A
     References
     ----------
     Cossock & Zhang (2006), COLT. Burges et al. (2005), Learning to rank using gradient descent, ICML. Cao et al.
-    (2007), Learning to rank: from pairwise approach to listwise approach, ICML. Li et al. (2023), Unified demonstration
+    (2007), Learning to rank: from pairwise approach to listwise approach, ICML. Bruch et al. (2019), An analysis of the
+    softmax cost function for learning to rank, ICTIR. Li et al. (2023), Unified demonstration
     retriever for in-context learning, ACL. Guo et al. (2020), A deep look into neural ranking models, Information
     Processing & Management 57.
 
@@ -267,7 +269,8 @@ def ranking_loss(scores: Any, relevance: Any, kind: str = "listwise", *, mask: A
         above = (r[:, :, None] > r[:, None, :]) & there[:, :, None] & there[:, None, :]
         says = above.any(2).any(1)
         if kind == "listwise":
-            soft = r.masked_fill(~there, -torch.inf).softmax(1)
+            gain = (2.0**r - 1).clamp(min=0)  # 0 where there is no candidate
+            soft = gain / gain.sum(1, keepdim=True).clamp(min=1e-12)
             log_p = s.masked_fill(~there, -torch.inf).log_softmax(1).masked_fill(~there, 0.0)
             each = -(soft * log_p).sum(1)
         else:

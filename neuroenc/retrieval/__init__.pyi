@@ -24,11 +24,14 @@ from ._ngrams import (
     Successors as Successors,
     ngram_weight as ngram_weight,
 )
+from ._rank import CrossRanker as CrossRanker
 from ._search import (
     DenseIndex as DenseIndex,
     HybridResult as HybridResult,
+    Reranked as Reranked,
     SearchIndex as SearchIndex,
     hybrid_search as hybrid_search,
+    second_stage as second_stage,
     top_k as top_k,
 )
 from ._select import (

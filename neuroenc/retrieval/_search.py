@@ -222,11 +222,87 @@ class HybridResult(NamedTuple):
         "" where fewer than k ids were found.
     ranks : ndarray (q, k, index) int64
         Place of the id in the ranking of each index, from 1; 0 where it was not among them.
+    before : ndarray (q, k) int64
+        Place in the fused ranking, from 1: its own place, but for what a second stage has moved; 0 for no id.
     """
 
     scores: np.ndarray
     ids: np.ndarray
     ranks: np.ndarray
+    before: np.ndarray
+
+
+class Reranked(NamedTuple):
+    """Ids of a first stage in the order of a second one.
+
+    Attributes
+    ----------
+    scores : ndarray (q, k) float64
+        Of the second stage, descending; -inf where there is no id.
+    ids : ndarray (q, k)
+        As given; "" where there is none.
+    before : ndarray (q, k) int64
+        Place in the first stage, from 1; 0 where there is no id.
+    """
+
+    scores: np.ndarray
+    ids: np.ndarray
+    before: np.ndarray
+
+
+def second_stage(ids: Any, score: Callable[[int, Any], Any], k: int | None = None) -> Reranked:
+    """Reorder the ids that a first stage found by the scores of a second one.
+
+    Parameters
+    ----------
+    ids : array (q, depth)
+        Of each query, the best first; "" for none.
+    score : callable
+        Called once a query with its number and its ids (those that are none left out); gives one number each, the
+        higher the better: :meth:`CrossRanker.scorer`, or your own.
+    k : int, optional
+        Ids that are kept; default all.
+
+    Returns
+    -------
+    Reranked
+        Among equal scores the better place in the first stage comes first.
+
+    Raises
+    ------
+    DataError
+        Scores of another number, or NaN.
+
+    Examples
+    --------
+    >>> length = lambda query, ids: [len(name) for name in ids]
+    >>> found = second_stage([["dog", "horse", "cat"]], length, k=2)
+    >>> found.ids.tolist(), found.before.tolist()
+    ([['horse', 'dog']], [[2, 1]])
+    """
+    names = np.asarray(ids)
+    if names.ndim != 2:
+        raise DataError(f"ids have shape {names.shape}; expected (query, depth).")
+    depth = names.shape[1]
+    k = depth if k is None else check_whole("k", k)
+    if k > depth:
+        raise DataError(f"k={k} of {depth} ids a query; k must be at most {depth}.")
+    there = names != "" if names.dtype.kind in "UO" else np.ones(names.shape, bool)
+    scores = np.full(names.shape, -np.inf)
+    for query, (row, real) in enumerate(zip(names, there)):
+        if not real.any():
+            continue
+        given = np.asarray(score(query, row[real]), dtype=np.float64)
+        if given.shape != (int(real.sum()),) or np.isnan(given).any():
+            found = f"{int(np.isnan(given).sum())} NaN" if given.shape == (int(real.sum()),) else f"shape {given.shape}"
+            raise DataError(
+                f"the second stage gave {found} for {int(real.sum())} ids of query {query}; legal is one number each."
+            )
+        scores[query, real] = given
+    # No id comes last even among scores of minus infinity.
+    order = np.lexsort((-scores, ~there), axis=1)[:, :k]
+    place = np.where(there, np.arange(1, depth + 1), 0)
+    return Reranked(*(np.take_along_axis(x, order, 1) for x in (scores, names, place)))
 
 
 def hybrid_search(
@@ -238,6 +314,8 @@ def hybrid_search(
     rrf_k: float = 60.0,
     weights: Sequence[float] | None = None,
     depth: int | None = None,
+    rerank: Callable[[int, Any], Any] | None = None,
+    rerank_depth: int = 100,
     max_memory: str | int | None = None,
 ) -> HybridResult:
     r"""Hybrid search: fuse the rankings of several indexes, such as dense and lexical.
@@ -265,19 +343,25 @@ def hybrid_search(
         Not negative, not all zero; equal by default.
     depth : int, optional
         Rows asked of each index; by default the larger of 1000 and 10 k, at most its length.
+    rerank : callable, optional
+        A second stage, which orders the best of the fusion anew: gives scores for the number of a query and ids, such
+        as :meth:`CrossRanker.scorer`.
+    rerank_depth : int
+        How many of the best it scores for each query; k, if that is more.
     max_memory : str, int or None
         For the indexes' searches.
 
     Returns
     -------
     HybridResult
-        ``scores, ids, ranks``. Among equal scores (to 12 digits) the better place in the first index (then the second,
-        ...) comes first, then the id in alphabetical order. It does not depend on which queries are asked together.
+        ``scores, ids, ranks, before``; with ``rerank`` the scores are those of the second stage.
+        Among equal scores (to 12 digits) the better place in the first index (then the second, ...) comes first, then
+        the id in alphabetical order. It does not depend on which queries are asked together.
 
     Raises
     ------
     ConfigError
-        An unknown method, or k, rrf_k, weights or depth that are not legal.
+        An unknown method, or k, rrf_k, weights, depth or rerank_depth that are not legal.
     DataError
         No index, or queries of different numbers.
 
@@ -295,6 +379,10 @@ def hybrid_search(
     >>> found = hybrid_search([dense, words], [np.array([[1.0, 0.1]]), ["red bus"]], k=2, depth=2)
     >>> found.ids.tolist(), found.ranks.tolist()
     ([['b', 'a']], [[[2, 1], [1, 0]]])
+    >>> longest = lambda query, ids: [{"a": 5, "b": 9, "c": 9}[name] for name in ids]
+    >>> found = hybrid_search([dense], [np.array([[1.0, 0.1]])], k=2, rerank=longest)
+    >>> found.ids.tolist(), found.before.tolist()
+    ([['b', 'c']], [[2, 3]])
     """
     one_of("method", method, ("rrf", "convex"))
     k = check_whole("k", k)
@@ -312,10 +400,17 @@ def hybrid_search(
     # Each index is asked once, because it may have to read a bank from disk for it.
     found = [index.search(asked, min(depth, len(index)), max_memory) for index, asked in zip(indexes, queries)]
     parts = []
+    width = k if rerank is None else max(k, check_whole("rerank_depth", rerank_depth))
     for a in range(0, max(counts[0], 1), _QUERIES):
         block = [(s[a : a + _QUERIES], rows[a : a + _QUERIES]) for s, rows in found]
-        parts.append(_fused(indexes, block, k, method, float(rrf_k), weight))
-    return HybridResult(*(np.concatenate([p[i] for p in parts]) for i in range(3)))
+        parts.append(_fused(indexes, block, width, method, float(rrf_k), weight))
+    scores, ids, ranks = (np.concatenate([p[i] for p in parts]) for i in range(3))
+    if rerank is None:
+        return HybridResult(scores, ids, ranks, np.where(ids != "", np.arange(1, k + 1), 0))
+    again = second_stage(ids, rerank, k)
+    at = np.where(again.before > 0, again.before - 1, width - 1)[..., None]
+    ranks = np.where(again.before[..., None] > 0, np.take_along_axis(ranks, at, 1), 0)
+    return HybridResult(again.scores, again.ids, ranks, again.before)
 
 
 def _fused(

@@ -152,7 +152,7 @@ def plain_ranking(kind, scores, grades):
     if not pairs:
         return None
     if kind == "listwise":
-        p = np.exp(grades) / np.exp(grades).sum()
+        p = (2.0**grades - 1) / (2.0**grades - 1).sum()
         return -(p * (scores - np.log(np.exp(scores).sum()))).sum()
     rank = {i: 1 + sum(scores[k] > scores[i] for k in range(m)) for i in range(m)}
     weight = [abs(1 / rank[i] - 1 / rank[j]) if kind == "lambda_mrr" else 1 / len(pairs) for i, j in pairs]
