@@ -333,7 +333,7 @@ class _Sides(nn.Module):
         if dims and query == candidate:
             first = nn.init.orthogonal_(torch.empty(dims, query))
             for each in self.maps:
-                each.weight.data.copy_(first)
+                each.load_state_dict({"weight": first}, strict=False)
 
     def forward(self, tokens: Tensor, side: int) -> Tensor:
         return self.maps[side](F.normalize(tokens, dim=-1))
