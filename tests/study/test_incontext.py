@@ -886,6 +886,33 @@ def test_time_order_and_supports_of_one_category(study, tmp_path):
         incontext_evaluate(config, tmp_path / "wrong", progress=False, say=quiet)
 
 
+@pytest.mark.slow
+def test_selectors_stand_beside_random_supports(study, tmp_path):
+    changes = ['evaluate.methods=["empirical-bayes", "mean", "full"]', "evaluate.sizes=[20,400]"]
+    changes += ["evaluate.n_bootstraps=20", 'evaluate.select=["random","nearest","prior"]', "evaluate.select_batch=8"]
+    summary = incontext_evaluate(read(study[0] / "icl.toml", changes), tmp_path, progress=False, say=quiet)
+    table, pairs = (pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False) for name in ("curve", "comparisons"))
+    ridge = "ridge (empirical Bayes)"
+    rows = table[(table["kind"] == "all") & (table["method"] == ridge)]
+    assert rows["select"].tolist() == ["random", "nearest", "prior"]
+    assert set(rows["size"]) == {20}  # selectors choose from half of the pool
+    pairs = pairs[(pairs["kind"] == "all") & (pairs["a"] == ridge)]
+    said = pairs[pairs["b"] == ridge].set_index("select")
+    assert set(said.index) == {"nearest", "prior"}
+    assert set(said["against"]) == {"random"}
+    means = rows.set_index("select")["explained_variance"]
+    assert said["difference"]["prior"] == pytest.approx(means["prior"] - means["random"])
+    assert summary[f"explained_variance:{ridge}:20:prior"] == pytest.approx(means["prior"])
+    assert f"{ridge} [prior]" in (tmp_path / "curve.svg").read_text()
+    for change, said in (
+        ('evaluate.select=["coverege"]', "did you mean 'coverage'"),
+        ("evaluate.select_pool=0", "select_pool"),
+        ('evaluate.select=["prior","prior"]', "twice"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            read(study[0] / "icl.toml", [change])
+
+
 def test_time_order_needs_queries_that_come_last():
     with pytest.raises(ConfigError, match=r"order = 'time'.*kind = 'world'.*shuffled"):
         example("world", ["evaluate.order=time"])

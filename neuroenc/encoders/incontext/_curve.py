@@ -18,6 +18,8 @@ from neuroenc._core.progress import progress as bar
 from neuroenc._core.provenance import provenance
 from neuroenc.data import align
 from neuroenc.encoders._labels import align_voxels, describe_features, features_matrix, match_features, voxel_coords
+from neuroenc.encoders.incontext._selection import chosen_supports, named_selectors, sub_pool_size
+from neuroenc.retrieval import SupportSelector
 
 
 def summarise_curve(
@@ -46,7 +48,7 @@ def summarise_curve(
     -------
     DataFrame
         Columns ``method, group, size, explained_variance, low, high, n_voxels, n_draws``; ``cosine``, its mean over
-        voxels and draws, where the curve has it.
+        voxels and draws, where the curve has it; ``select`` behind ``method`` where it has selectors.
 
     Notes
     -----
@@ -65,6 +67,13 @@ def summarise_curve(
     >>> summarise_curve(curve)[["method", "size", "explained_variance"]].round(1).values.tolist()
     [['ridge', 20, 0.2]]
     """
+    options: dict[str, Any] = {"n_bootstraps": n_bootstraps, "confidence": confidence, "seed": seed}
+    if "select" in curve.dims:
+        frames = []
+        for name, part in _slices(curve, "select"):
+            frames.append(summarise_curve(part, groups=groups, normalise=normalise, **options))
+            frames[-1].insert(1, "select", name)
+        return pd.concat(frames, ignore_index=True)
     weights = _resamples(curve, n_bootstraps, confidence, seed)
     rows = []
     for group, mask in _groups(curve, groups):
@@ -91,6 +100,7 @@ def compare_methods(
     a: str,
     b: str,
     *,
+    along: str = "method",
     groups: str | None = None,
     n_bootstraps: int = 1000,
     confidence: float = 0.95,
@@ -103,7 +113,10 @@ def compare_methods(
     curve : Dataset
         From `support_curve`.
     a, b : str
-        Methods.
+        Methods, or selectors.
+    along : {"method", "select"}
+        ``"select"``: two selectors of a curve, with every method; a column ``method`` comes first. Two methods of a
+        curve with selectors are compared on the supports of each; a column ``select`` stands behind ``b``.
     groups, n_bootstraps, confidence, seed
         As in `summarise_curve`; voxels and draws are resampled, the same ones for both methods.
 
@@ -117,7 +130,7 @@ def compare_methods(
     Raises
     ------
     ConfigError
-        A method does not exist.
+        A method or selector does not exist.
 
     Examples
     --------
@@ -129,6 +142,19 @@ def compare_methods(
     >>> table[["difference", "relative"]].round(1).values.tolist(), bool(table["p"][0] < 0.01)
     ([[0.1, 0.5]], True)
     """
+    options: dict[str, Any] = {"groups": groups, "n_bootstraps": n_bootstraps, "confidence": confidence, "seed": seed}
+    one_of("along", along, ("method", "select"))
+    if along == "select" and "select" not in curve.dims:
+        raise ConfigError("along='select' and the curve has no selectors. Next step: support_curve(select=...).")
+    if "select" in curve.dims:
+        for name in (a, b):
+            one_of(along, name, curve[along].values.tolist())
+        frames = []
+        for name, part in _slices(curve, "method" if along == "select" else "select"):
+            part = part.rename(select="method") if along == "select" else part
+            frames.append(compare_methods(part, a, b, **options))
+            frames[-1].insert(*((0, "method", name) if along == "select" else (2, "select", name)))
+        return pd.concat(frames, ignore_index=True)
     names = curve["method"].values.tolist()
     for name in (a, b):
         one_of("method", name, names)
@@ -164,6 +190,12 @@ def compare_methods(
         "n_voxels",
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _slices(curve: xr.Dataset, dim: str) -> Iterator[tuple[str, xr.Dataset]]:
+    """Each label of a dimension, and the curve at it."""
+    for name in curve[dim].values.tolist():
+        yield name, curve.sel({dim: name}, drop=True)
 
 
 def _resamples(curve: xr.Dataset, n: int, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -325,6 +357,9 @@ def support_curve(
     disjoint: bool = False,
     within: Any = None,
     order: str = "shuffled",
+    select: Mapping[str, SupportSelector] | Sequence[str] | None = None,
+    select_pool: float = 0.5,
+    select_batch: int | None = None,
     groups: str | None = None,
     noise_ceiling: Any = None,
     reference: Any = None,
@@ -345,6 +380,16 @@ def support_curve(
         put in the order of Y.
     sizes, n_draws, seed, disjoint, within, order
         See `support_draws`. At size 0 only methods that know other subjects have a score; the others' is NaN.
+    select : mapping of name to SupportSelector, or sequence of names, optional
+        Beside supports that are drawn ("random", always there), those that selectors choose; names as `make_selector`
+        takes them. The curve then has a dimension ``select`` behind ``method``. Not with ``within``.
+    select_pool : float
+        Share of the pool, drawn anew for each draw, that selectors choose from and random supports are drawn from: the
+        same stimuli for all, so that draws differ and selectors are compared within each. At 1, draws differ for
+        selectors that are random only.
+    select_batch : int, optional
+        Closed loop: selectors are asked for that many stimuli at a time, given the responses to those before. By
+        default for the whole support at once, without responses.
     groups : str, optional
         Voxel coordinate by which `summarise_curve` groups, such as ``"roi"``.
     noise_ceiling : array (voxel,), optional
@@ -359,7 +404,7 @@ def support_curve(
     Dataset
         ``explained_variance`` (method, size, draw, voxel), ``1 - Var(y - yhat) / Var(y)``; ``noise_ceiling`` (voxel,)
         if given; ``cosine`` (method, size, draw, voxel) of a method's weights with those of ``reference``, NaN for
-        methods without weights; the voxels' coordinates.
+        methods without weights; the voxels' coordinates. With ``select``, (method, select, size, draw, voxel).
 
     Raises
     ------
@@ -389,17 +434,24 @@ def support_curve(
     responses, measured = as_numpy(Y, "responses"), as_numpy(Y_query, "query responses").astype(np.float64)
     _check_shapes(values, responses, query, measured)
     layout: dict[str, Any] = {"disjoint": disjoint, "order": order}
-    draws = support_draws(len(values), sizes, n_draws, seed=seed, within=within, **layout)
+    draws = _supports(values, responses, sizes, n_draws, seed, within, layout, select, select_pool, select_batch)
+    selectors = list(dict.fromkeys(name for name, _, _ in draws))
     aims = None if reference is None else np.asarray(features_matrix(reference), dtype=np.float64)
     if aims is not None and aims.shape != (values.shape[1], responses.shape[1]):
         raise DataError(f"reference has shape {aims.shape}; expected {(values.shape[1], responses.shape[1])}.")
     names = [str(name) for name in methods]
-    scores = np.full((len(names), len(sizes), n_draws, responses.shape[1]), np.nan)
+    scores = np.full((len(names), len(selectors), len(sizes), n_draws, responses.shape[1]), np.nan)
     cosines = np.full_like(scores, np.nan)
-    jobs = [(m, s, d) for s in range(len(sizes)) for d in range(n_draws) for m in range(len(names))]
-    for m, s, d in bar(jobs, desc="support curve", show=progress):
+    jobs = [
+        (m, c, s, d)
+        for s in range(len(sizes))
+        for d in range(n_draws)
+        for c in range(len(selectors))
+        for m in range(len(names))
+    ]
+    for m, c, s, d in bar(jobs, desc="support curve", show=progress):
         name, size = names[m], int(sizes[s])
-        rows = draws[size, d]
+        rows = draws[selectors[c], size, d]
         try:
             encoder = clone(methods[name])
             if not size and not getattr(encoder, "fits_without_trials", False):
@@ -415,13 +467,13 @@ def support_curve(
                 f"method {name!r}, {size} support stimuli, draw {d}: predictions have shape {guess.shape}, "
                 f"{int((~np.isfinite(guess)).sum())} of them not finite; expected {measured.shape}, all finite."
             )
-        scores[m, s, d] = stats.explained_variance(measured, guess)
+        scores[m, c, s, d] = stats.explained_variance(measured, guess)
         if aims is not None and coef is not None:
-            cosines[m, s, d] = _cosines(np.asarray(coef, dtype=np.float64).reshape(aims.shape), aims)
+            cosines[m, c, s, d] = _cosines(np.asarray(coef, dtype=np.float64).reshape(aims.shape), aims)
     voxels = voxel_coords(Y) or {"voxel": ("voxel", np.arange(responses.shape[1]))}
     if groups is not None and groups not in voxels:
         raise ConfigError(unknown_name("voxel coordinate groups =", groups, voxels))
-    dims = ("method", "size", "draw", "voxel")
+    dims = ("method", "select", "size", "draw", "voxel")
     data: dict[str, Any] = {"explained_variance": (dims, scores)}
     if aims is not None:
         data["cosine"] = (dims, cosines)
@@ -433,7 +485,13 @@ def support_curve(
         if ceiling.shape != (responses.shape[1],):
             raise DataError(f"noise_ceiling has shape {ceiling.shape}; expected ({responses.shape[1]},).")
         data["noise_ceiling"] = ("voxel", ceiling)
-    labels = {"method": names, "size": [int(s) for s in sizes], "draw": np.arange(n_draws), **voxels}
+    labels = {
+        "method": names,
+        "select": selectors,
+        "size": [int(s) for s in sizes],
+        "draw": np.arange(n_draws),
+        **voxels,
+    }
     attrs = {
         "metric": "ev",
         "groups": groups or "",
@@ -443,7 +501,43 @@ def support_curve(
         **{name: int(value) if isinstance(value, bool) else value for name, value in layout.items()},
         "provenance": provenance(curve="support", seed=seed, methods=names, **layout),
     }
-    return xr.Dataset(data, coords=labels, attrs=attrs)
+    if select is not None:
+        return xr.Dataset(
+            data, coords=labels, attrs=attrs | {"select_pool": select_pool, "select_batch": select_batch or 0}
+        )
+    return xr.Dataset(data, coords=labels, attrs=attrs).isel(select=0, drop=True)
+
+
+def _supports(
+    values: np.ndarray,
+    responses: np.ndarray,
+    sizes: Sequence[int],
+    n_draws: int,
+    seed: int,
+    within: Any,
+    layout: Mapping[str, Any],
+    select: Mapping[str, SupportSelector] | Sequence[str] | None,
+    share: float,
+    batch: int | None,
+) -> dict[tuple[str, int, int], np.ndarray]:
+    """Rows by selector, size and draw; "random" are the beginnings of a draw, whose sub-pool the others choose from."""
+    if select is None:
+        draws = support_draws(len(values), sizes, n_draws, seed=seed, within=within, **layout)
+        return {("random", size, draw): rows for (size, draw), rows in draws.items()}
+    if within is not None:
+        raise ConfigError("select and within: selectors choose over all categories. Next step: one of the two.")
+    selectors = named_selectors(select)
+    most = sub_pool_size(len(values), share, sizes)
+    every = list(dict.fromkeys([*map(int, sizes), most]))
+    draws = support_draws(len(values), every, n_draws, seed=seed, **layout)
+    found = {("random", size, draw): draws[size, draw] for size in map(int, sizes) for draw in range(n_draws)}
+    for draw in range(n_draws):
+        pool = np.sort(draws[most, draw])
+        for name, selector in selectors.items():
+            rows = chosen_supports(selector, values[pool], responses[pool], list(map(int, sizes)), batch)
+            for size, chosen in rows.items():
+                found[name, size, draw] = pool[np.sort(chosen) if layout["order"] == "time" else chosen]
+    return found
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from neuroenc._core.checks import check_whole, one_of
+from neuroenc._core.checks import check_fraction, check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
 from neuroenc.encoders.incontext._evidence import Floats
@@ -235,3 +235,45 @@ def _blocks(fitted: EmpiricalBayesRidge) -> Iterator[tuple[np.ndarray, Floats, A
     for part, problem, post, t in fitted._posteriors(hyper):
         p = fitted.support_.shape[1]
         yield part, problem.shared.basis[:p], post, problem.shared.values, t
+
+
+def named_selectors(select: Mapping[str, SupportSelector] | Sequence[str]) -> dict[str, SupportSelector]:
+    """Selectors by name, without "random": so supports are drawn."""
+    if isinstance(select, str):
+        raise ConfigError(f"select={select!r} is one name. Next step: select=[{select!r}].")
+    found = dict(select) if isinstance(select, Mapping) else {name: make_selector(name) for name in select}
+    for name, selector in found.items():
+        if not isinstance(selector, SupportSelector):
+            raise ConfigError(
+                f"select: {name!r} is {selector!r}; expected a SupportSelector, such as DOptimalSelector()."
+            )
+    return {str(name): selector for name, selector in found.items() if name != "random"}
+
+
+def sub_pool_size(n: int, share: float, sizes: Sequence[int]) -> int:
+    """How many of ``n`` stimuli selectors choose from in each draw."""
+    if share != 1:
+        check_fraction("select_pool", share, ", or 1")
+    size = max(1, round(n * share))
+    if max(sizes) > size:
+        raise ConfigError(
+            f"size {max(sizes)} of a pool of {n} stimuli, of which selectors choose from {size} in each draw. "
+            f"Next step: select_pool={min(1.0, max(sizes) / n):.2g} or more, or sizes of at most {size}."
+        )
+    return size
+
+
+def chosen_supports(
+    selector: SupportSelector, values: np.ndarray, Y: np.ndarray, sizes: Sequence[int], batch: int | None
+) -> dict[int, np.ndarray]:
+    """Rows of a pool by size of the support; with ``batch``, that many at a time and with the responses so far."""
+    if not batch:
+        return {size: selector.select(values, size) if size else np.zeros(0, np.int64) for size in sizes}
+    rows = np.zeros(0, dtype=np.int64)
+    while len(rows) < max(sizes):
+        seen = np.full(Y.shape, np.nan)
+        seen[rows] = Y[rows]
+        known = {"responses": seen} if np.isfinite(seen).any() else {"exclude": np.isin(np.arange(len(Y)), rows)}
+        k = min(check_whole("select_batch", batch), max(sizes) - len(rows))
+        rows = np.concatenate([rows, selector.select(values, k, **known)])
+    return {size: rows[:size] for size in sizes}

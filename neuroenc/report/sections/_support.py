@@ -29,7 +29,8 @@ def support_sections(
     ----------
     curve : DataFrame
         From `neuroenc.encoders.incontext.summarise_curve`: ``method, group, size, explained_variance``; with a column
-        ``kind``, one figure a kind of group. A method with one size beyond those of the others is a horizontal line.
+        ``kind``, one figure a kind of group; with a column ``select``, a line for each selector of a method's support.
+        A method with one size beyond those of the others is a horizontal line.
     comparisons : DataFrame, optional
         From `neuroenc.encoders.incontext.compare_methods`.
     training : mapping of name to DataFrame, optional
@@ -68,6 +69,8 @@ def support_sections(
     made = [Section("curves", "How many trials are enough", lead, blocks, nav="Accuracy", **first)]
     if comparisons is not None and len(comparisons):
         lead = "Differences are paired by voxel and draw of the support; relative: of the second method's mean."
+        if "against" in comparisons:
+            lead += " Supports are chosen by the selectors select (of a) and against (of b)."
         blocks = [Block(table=comparisons, about="differences", opened=True)]
         made.append(Section("comparisons", "Method against method", lead, blocks, nav="Comparisons"))
     if training:
@@ -97,7 +100,8 @@ def plot_support_curves(
     Parameters
     ----------
     table : DataFrame
-        From `neuroenc.encoders.incontext.summarise_curve`: ``method, group, size, explained_variance, low, high``.
+        From `neuroenc.encoders.incontext.summarise_curve`: ``method, group, size, explained_variance, low, high``; with
+        a column ``select``, a line for each method and selector.
     groups : sequence of str, optional
         Which, in this order; default the first 12.
     reference : mapping of group to number, optional
@@ -118,6 +122,9 @@ def plot_support_curves(
     """
 
     check_columns(table, ("method", "group", "size", "explained_variance"), "table")
+    if "select" in table and table["select"].nunique() > 1:
+        by = table["select"].where(~table["select"].isin(["", "random"]), "")
+        table = table.assign(method=table["method"].where(by == "", table["method"] + " [" + by + "]"))
     if reference is None:
         one = table.groupby("method")["size"].transform("nunique") == 1
         one &= table["size"] > table.loc[~one, "size"].max()

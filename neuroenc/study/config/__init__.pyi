@@ -20,9 +20,8 @@ from .data import (
     FeaturesConfig as FeaturesConfig,
     RegionConfig as RegionConfig,
 )
+from .evaluate import METHODS as METHODS, EvaluateConfig as EvaluateConfig
 from .incontext import (
-    METHODS as METHODS,
-    EvaluateConfig as EvaluateConfig,
     FilesConfig as FilesConfig,
     IncontextConfig as IncontextConfig,
     MergeConfig as MergeConfig,

@@ -9,7 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, File, FolderOrName, Seed, Table
+from neuroenc.study.config.evaluate import EvaluateConfig
+from neuroenc.study.config.table import Count, CountOrZero, Device, File, FolderOrName, Seed, Table, twice
 
 #: Options of ``[incontext.task]`` by kind, and the least of each number.
 TASK_OPTIONS: dict[str, dict[str, int | None]] = {
@@ -107,9 +108,9 @@ class TaskConfig(Table):
             both = sorted(set(self.seeds) & set(self.test_seeds))
             if both:
                 raise ConfigError(f"seeds and test_seeds share {both}: these subjects would not be new.")
-            if not self.seeds or _twice(self.seeds) or _twice(self.test_seeds):
+            if not self.seeds or twice(self.seeds) or twice(self.test_seeds):
                 raise ConfigError(f"seeds = {self.seeds}, test_seeds = {self.test_seeds}: none, or one twice.")
-        if self.kind == "v4" and (not self.held_out or _twice(self.held_out)):
+        if self.kind == "v4" and (not self.held_out or twice(self.held_out)):
             raise ConfigError(f"held_out = {self.held_out} must name at least one animal, none twice.")
         for name, value in self.options.items():
             self._check_option(name, value)
@@ -127,15 +128,11 @@ class TaskConfig(Table):
         elif name == "own" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1):
             raise ConfigError(f"options.own = {value!r}; expected a share, from 0 to below 1.")
         elif name == "sessions" and not (
-            isinstance(value, list) and value and all(isinstance(s, (str, int)) for s in value) and not _twice(value)
+            isinstance(value, list) and value and all(isinstance(s, (str, int)) for s in value) and not twice(value)
         ):
             raise ConfigError(f"options.sessions = {value!r}; expected a list of sessions, none twice.")
         if name == "n_features" and value > 256:
             raise ConfigError(f"options.n_features = {value} must be from 1 to 256.")
-
-
-def _twice(names: list[Any]) -> bool:
-    return len(set(names)) < len(names)
 
 
 class AttentionConfig(Table):
@@ -413,26 +410,6 @@ class StageConfig(Table):
         return given
 
 
-#: In-context models and baselines by name, and what tables and figures call them.
-METHODS = {
-    "in-context": "in-context",
-    "ridge": "ridge (cross-validated)",
-    "ridge-shared": "ridge (one penalty for all voxels)",
-    "paper-ridge": "ridge (released protocol)",
-    "evidence": "ridge (penalty by the evidence)",
-    "empirical-bayes": "ridge (empirical Bayes)",
-    "robust": "ridge (empirical Bayes, robust)",
-    "drift": "ridge (empirical Bayes, robust, drifting gain)",
-    "forget": "ridge (empirical Bayes, robust, forgetting)",
-    "place": "ridge (empirical Bayes, by place)",
-    "nearest": "nearest stimuli",
-    "mean": "mean response",
-    "anatomical": "anatomical transfer",
-    "full": "ridge, whole pool",
-}
-Method = Literal[*METHODS]  # type: ignore[valid-type]
-
-
 class MergeConfig(Table):
     """Merged start of ``neuroenc icl finetune``: models that were fine-tuned on other subjects, added up by block.
 
@@ -460,65 +437,6 @@ class MergeConfig(Table):
     labels: bool = True
     steps: Count = 200
     lr: Annotated[float, Field(gt=0)] = 0.03
-
-
-class EvaluateConfig(Table):
-    """Support curves: accuracy on new subjects over the number of trials.
-
-    Attributes
-    ----------
-    methods
-        In-context models and the baselines beside them; all but "forget", which takes thirty fits, by default.
-    sizes
-        Support sizes, in stimuli: at least 2, or 0 for methods that know other subjects.
-    n_draws
-        Random supports of each size.
-    disjoint
-        Draws share no stimulus, so that they are independent supports.
-    order
-        "time": the trials of a support in the order of the pool, and queries that are the last stimuli instead of
-        random ones, so that methods can follow what drifts; query files must hold what was shown after the pool. Not
-        for "world", whose queries are shown throughout.
-    within
-        Stimulus coordinate of the features, such as "category": beside supports of all stimuli, supports of one
-        category only, draws going through the categories.
-    n_query
-        Query stimuli of each new subject.
-    groups
-        Voxel coordinate whose values get rows of their own, such as "roi".
-    n_bootstraps
-        Bootstrap samples of the intervals.
-    seed
-        Of supports and queries.
-    device
-        "auto", "cpu", "cuda", "mps" or another torch device.
-    models
-        Further in-context models by name: a folder, or "world", the shipped one.
-    """
-
-    methods: Annotated[list[Method], Field(min_length=1)] = [m for m in METHODS if m != "forget"]
-    sizes: Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1)] = [20, 50, 100, 200, 500]
-    n_draws: Count = 5
-    disjoint: bool = False
-    order: Literal["shuffled", "time"] = "shuffled"
-    within: str = ""
-    n_query: Annotated[int, Field(ge=2, le=MOST)] = 300
-    groups: str = ""
-    n_bootstraps: Annotated[int, Field(ge=2, le=MOST)] = 1000
-    seed: Seed = 0
-    device: Device = "auto"
-    models: dict[str, FolderOrName] = {}
-
-    @model_validator(mode="after")
-    def _each_once(self) -> Self:
-        if _twice(self.sizes) or _twice(self.methods):
-            raise ConfigError(f"sizes = {self.sizes} or methods = {self.methods} name one twice.")
-        if 1 in self.sizes:
-            raise ConfigError("sizes: 1 trial has no variance; at least 2, or 0.")
-        for name in self.models:
-            if name in METHODS.values():
-                raise ConfigError(f"models: {name!r} is the name of a baseline, or of OUT's own model.")
-        return self
 
 
 class PredictConfig(Table):

@@ -220,3 +220,8 @@ def _one(found: list[tuple[_Place, Any]]) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and "float" in place.expected():
         return f"{where} = {short(value)} is too large for a number."
     return f"{where} = {short(value)} is a {type(value).__name__}; expected {place.expected()}."
+
+
+def twice(names: list[Any]) -> bool:
+    """Whether a list holds something more than once."""
+    return len(set(names)) < len(names)

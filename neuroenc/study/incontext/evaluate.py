@@ -29,6 +29,7 @@ from neuroenc.encoders.incontext import (
     compare_methods,
     list_models,
     load_model,
+    make_selector,
     summarise_curve,
     support_curve,
     surface_positions,
@@ -101,6 +102,7 @@ def curve(study: Study) -> dict[str, Any]:
     if narrow:
         options: dict[str, Any] = {"n_bootstraps": wanted.n_bootstraps, "seed": wanted.seed}
         frame = summarise_curve(joined(narrow, ""), **options).assign(kind=f"supports of one {wanted.within}")
+        frame = frame.assign(select="random") if "select" in table else frame
         table = pd.concat([table, frame], ignore_index=True)
     whole = whole.drop_vars(["full", "n_pool"], errors="ignore")
     pairs = comparison_table(whole, wanted)
@@ -168,9 +170,11 @@ def _subject(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
     wanted = study.table("incontext").evaluate
     labels = X[within].values.astype(str) if within else None
     most = len(X) if labels is None else int(np.unique(labels, return_counts=True)[1].max())
+    select = [] if within else wanted.select
+    most = round(most * wanted.select_pool) if select else most
     sizes = [s for s in wanted.sizes if s <= most and (s or not within)]
     if not within and len(sizes) < len(wanted.sizes):
-        study.say(f"  {subject.name}: {len(X)} trials to draw from; sizes {sizes}")
+        study.say(f"  {subject.name}: {most} trials to draw from; sizes {sizes}")
     if not sizes:
         of = f" of one {within}" if within else ""
         raise ConfigError(f"{subject.name} has {most} trials{of} to draw from; no size of {wanted.sizes} fits.")
@@ -187,8 +191,13 @@ def _subject(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
         "names": [s.name for s in part.tasks.train],
         "data": content_key(X, Y, X_query, Y_query, subject.noise_ceiling),
     }
+    if select:
+        settings |= {"select_pool": wanted.select_pool, "select_batch": wanted.select_batch or None}
+        key |= {"select": select, **settings}
 
     def work() -> dict[str, xr.Dataset]:
+        if select:
+            settings["select"] = {name: _selector(study, part, name) for name in select}
         full = "full" in wanted.methods and not within
         whole = RidgeEncoder(cv=5, progress=False).fit(X, Y) if full else None
         found = support_curve(
@@ -258,6 +267,11 @@ def _methods(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
     return found
 
 
+def _selector(study: Study, part: Part, name: str) -> Any:
+    prior = make_prior(study, part) if name in ("d-optimal", "prior") else None
+    return make_selector(name, prior, seed=study.config.seed)
+
+
 def _by_place(study: Study, part: Part, subject: TaskSubject) -> EmpiricalBayesRidge | None:
     prior = make_place_prior(study, part) if has_places(subject) else None
     if prior is None:
@@ -280,7 +294,7 @@ def _anatomical(people: list[TaskSubject]) -> AnatomicalTransfer | None:
 def joined(curves: Sequence[xr.Dataset], groups: str) -> xr.Dataset:
     """Subjects side by side, with the coordinates that all have."""
     shared = set.intersection(*(set(map(str, c.coords)) for c in curves))
-    kept = {"method", "size", "draw", "voxel", "subject", "direction", "n_pool", groups} & shared
+    kept = {"method", "select", "size", "draw", "voxel", "subject", "direction", "n_pool", groups} & shared
     some = any("noise_ceiling" in c for c in curves)
     parts = []
     for curve in curves:
@@ -310,7 +324,9 @@ def curve_table(curve: xr.Dataset, wanted: EvaluateConfig) -> pd.DataFrame:
     if "full" in curve:
         pools = dict(zip(curve["subject"].values.tolist(), curve["n_pool"].values.tolist()))
         dims, values = ("method", "size", "draw", "voxel"), curve["full"].values[None, None, None]
-        whole = curve.drop_dims(dims[:3]).assign(explained_variance=(dims, values))
+        whole = curve.drop_dims([d for d in (*dims[:3], "select") if d in curve.dims]).assign(
+            explained_variance=(dims, values)
+        )
         whole = whole.assign_coords(method=[METHODS["full"]], size=[int(np.median(list(pools.values())))], draw=[0])
         pieces.append(whole)
 
@@ -319,6 +335,8 @@ def curve_table(curve: xr.Dataset, wanted: EvaluateConfig) -> pd.DataFrame:
         if "noise_ceiling" in piece:
             scaled = summarise_curve(piece, groups=groups, normalise=True, **settings)
             frame["normalised"] = scaled["explained_variance"]
+        if "select" in curve.dims and "select" not in frame:
+            frame.insert(1, "select", "")
         return frame
 
     every = ["all", *kinds(curve, wanted.groups)]
@@ -341,7 +359,22 @@ def _grouped(tables: Iterable[tuple[str, Callable[[str | None], pd.DataFrame]]])
 
 def comparison_table(curve: xr.Dataset, wanted: EvaluateConfig) -> pd.DataFrame:
     """In-context models against every baseline, and baselines against cross-validated ridge; ``best`` marks rows whose
-    second method is the baseline of the highest mean over all voxels at that size."""
+    second method is the baseline of the highest mean over all voxels at that size.
+
+    Of a curve with selectors, method against method on the supports of each, then every selector against random
+    supports: ``select`` chose the supports of ``a``, ``against`` those of ``b``.
+    """
+    if "select" in curve.dims:
+        frames = []
+        for name in curve["select"].values.tolist():
+            frame = comparison_table(curve.sel(select=name, drop=True), wanted)
+            frames.append(frame.assign(select=name, against=name))
+        for name in curve["select"].values.tolist()[1:]:
+            frame = _selectors_compared(curve, name, wanted)
+            frames.append(frame.assign(a=frame["method"], b=frame["method"], best=False).drop(columns="method"))
+            frames[-1] = frames[-1].assign(select=name, against="random")
+        whole = pd.concat([f for f in frames if len(f)], ignore_index=True)
+        return whole[["a", "b", "select", "against", *whole.columns.drop(["a", "b", "select", "against"])]]
     names = curve["method"].values.tolist()
     baselines = [name for name in names if name in BASELINES]
     pairs = [(name, other) for name in names if name not in BASELINES for other in baselines]
@@ -349,7 +382,8 @@ def comparison_table(curve: xr.Dataset, wanted: EvaluateConfig) -> pd.DataFrame:
     if not pairs:
         columns = ["a", "b", "kind", "group", "size", "difference", "low", "high", "p", "relative", "best"]
         return pd.DataFrame(columns=columns)
-    best, settings = best_baselines(curve), {"n_bootstraps": wanted.n_bootstraps, "seed": wanted.seed}
+    best = best_baselines(curve)
+    settings: dict[str, Any] = {"n_bootstraps": wanted.n_bootstraps, "seed": wanted.seed}
 
     def compared(first: str, second: str, groups: str | None) -> pd.DataFrame:
         frame = compare_methods(curve, first, second, groups=groups, **settings)
@@ -359,8 +393,18 @@ def comparison_table(curve: xr.Dataset, wanted: EvaluateConfig) -> pd.DataFrame:
     return _grouped((kind, partial(compared, *pair)) for pair in pairs for kind in every)
 
 
+def _selectors_compared(curve: xr.Dataset, name: str, wanted: EvaluateConfig) -> pd.DataFrame:
+    settings: dict[str, Any] = {"along": "select", "n_bootstraps": wanted.n_bootstraps, "seed": wanted.seed}
+
+    def compared(groups: str | None) -> pd.DataFrame:
+        return compare_methods(curve, name, "random", groups=groups, **settings)
+
+    return _grouped((kind, compared) for kind in ["all", *kinds(curve, wanted.groups)])
+
+
 def best_baselines(curve: xr.Dataset) -> dict[int, str]:
-    """The baseline of the highest mean explained variance over all voxels and draws, by support size."""
+    """The baseline of the highest mean explained variance over all voxels and draws of random supports, by size."""
+    curve = curve.sel(select="random", drop=True) if "select" in curve.dims else curve
     names = [name for name in curve["method"].values.tolist() if name in BASELINES]
     if not names:
         return {}
@@ -380,12 +424,15 @@ def curve_summary(curve: xr.Dataset, table: pd.DataFrame, pairs: pd.DataFrame, n
         "n_draws": int(curve.sizes["draw"]),
     }
     for row in table[table["kind"] == "all"].to_dict("records"):
-        summary[f"explained_variance:{row['method']}:{row['size']}"] = row["explained_variance"]
+        label = f"{row['method']}:{row['size']}"
+        label += f":{row['select']}" if row.get("select", "") not in ("", "random") else ""
+        summary[f"explained_variance:{label}"] = row["explained_variance"]
         if "normalised" in row and np.isfinite(row["normalised"]):
-            summary[f"normalised:{row['method']}:{row['size']}"] = row["normalised"]
+            summary[f"normalised:{label}"] = row["normalised"]
     summary |= {f"best_baseline:{size}": name for size, name in best_baselines(curve).items()}
     # What is claimed is claimed against the best baseline of that size.
     ours = pairs[(pairs["kind"] == "all") & pairs["best"].astype(bool) & ~pairs["a"].isin(BASELINES)]
+    ours = ours[ours["select"] == "random"] if "select" in ours else ours
     for row in ours.to_dict("records"):
         summary[f"relative:{row['a']}:{row['size']}"] = row["relative"]
         summary[f"p:{row['a']}:{row['size']}"] = row["p"]
@@ -414,6 +461,7 @@ def write_curve(study: Study, folder: Path) -> list[str]:
 def curve_text(study: Study) -> str:
     """Methods by size of the support, as a command prints them."""
     table = study.curve_parts["page"]["curve"]
-    shown = table[table["kind"] == "all"].pivot_table("explained_variance", "method", "size", sort=False)
+    rows = ["method", "select"] if "select" in table else "method"
+    shown = table[table["kind"] == "all"].pivot_table("explained_variance", rows, "size", sort=False)
     shown = shown[sorted(shown.columns)]
     return shown.to_string(float_format=lambda x: f"{x:.3f}", na_rep="")

@@ -20,6 +20,7 @@ from neuroenc.encoders.incontext import (
     support_curve,
     support_draws,
 )
+from neuroenc.retrieval import CoverageSelector, DOptimalSelector, SupportSelector
 
 
 def world(n=120, q=60, p=8, v=10, noise=1.0, seed=0):
@@ -258,3 +259,98 @@ def test_intervals_hold_the_truth(draw, voxel):
     held = np.concatenate(rows)
     for pair in (held[:, :2], held[:, 2:]):
         assert 0.93 <= pair.all(axis=1).mean() <= 0.97
+
+
+class Asked(SupportSelector):
+    """The loudest stimuli; remembers what it was asked with."""
+
+    def __init__(self):
+        self.asked = []
+
+    def _choose(self, values, k, eligible, shown, responses, voxels):
+        self.asked.append((values.copy(), k, None if responses is None else responses.copy()))
+        order = np.argsort(-(values**2).sum(axis=1))
+        return [r for r in order if eligible.free[r]][:k]
+
+
+def test_selectors_choose_from_the_sub_pool_of_the_draw():
+    X, Y, Q, Yq = world()
+    plain = support_curve({"ridge": Ridge(1.0)}, X, Y, Q, Yq, sizes=(10, 12), n_draws=3, progress=False)
+    Spy.seen.clear()
+    selector, methods = Asked(), {"ridge": Ridge(1.0), "spy": Spy("spy")}
+    options = {"sizes": (10, 12), "n_draws": 3, "select": {"loud": selector}, "select_pool": 0.25, "progress": False}
+    curve = support_curve(methods, X, Y, Q, Yq, **options)
+    assert curve["explained_variance"].dims == ("method", "select", "size", "draw", "voxel")
+    assert curve["select"].values.tolist() == ["random", "loud"]
+    # Random supports are what they are without selectors.
+    same = curve["explained_variance"].sel({"method": "ridge", "select": "random"}).values
+    assert same == pytest.approx(plain["explained_variance"].sel({"method": "ridge"}).values)
+    pools = [{tuple(row) for row in values} for values, _, _ in selector.asked[::2]]
+    assert [len(p) for p in pools] == [30, 30, 30]
+    seen = [{tuple(row) for row in support} for support in Spy.seen["spy"]]
+    for number, support in enumerate(seen):  # by size, draw, selector
+        assert support <= pools[number // 2 % 3]
+    assert all(responses is None for *_, responses in selector.asked)
+    whole = support_curve(methods, X, Y, Q, Yq, **options | {"select_pool": 1})
+    loud = whole["explained_variance"].sel({"method": "ridge", "select": "loud"})
+    assert np.ptp(loud.values, axis=1).max() == 0
+
+
+def test_closed_loop_gives_the_responses_so_far_and_no_others():
+    X, Y, Q, Yq = world()
+    chosen = {}
+    for name, given in (("whole", Yq), ("spoilt", Yq + 100 * np.random.default_rng(1).standard_normal(Yq.shape))):
+        selector = Asked()
+        options = {"select": {"loud": selector}, "select_batch": 4, "progress": False}
+        Spy.seen.clear()
+        support_curve({"spy": Spy("spy")}, X, Y, Q, given, sizes=(6, 10), n_draws=1, **options)
+        chosen[name] = np.concatenate(Spy.seen["spy"])
+        assert [k for _, k, _ in selector.asked] == [4, 4, 2]
+        known = [0 if r is None else int(np.isfinite(r).all(axis=1).sum()) for *_, r in selector.asked]
+        assert known == [0, 4, 8]
+        values, _, responses = selector.asked[2]
+        rows = np.isfinite(responses).all(axis=1)
+        where = [int(np.flatnonzero((x == X).all(axis=1))[0]) for x in values[rows]]
+        assert np.array_equal(responses[rows], Y[where])
+    assert np.array_equal(chosen["whole"], chosen["spoilt"])
+
+
+def test_selectors_are_compared_on_the_same_draws():
+    X, Y, Q, Yq = world(n=200, q=200, p=20, v=40)
+    loud = np.random.default_rng(0).random(200) < 0.3
+    X[~loud], Y[~loud] = 0.1 * X[~loud], np.random.default_rng(2).standard_normal((int((~loud).sum()), 40))
+    methods = {"ridge": Ridge(1.0), "mean": MeanResponse()}
+    select = {"d-optimal": DOptimalSelector(), "coverage": CoverageSelector()}
+    curve = support_curve(methods, X, Y, Q, Yq, sizes=(20,), n_draws=4, select=select, progress=False)
+    table = summarise_curve(curve, n_bootstraps=50)
+    assert table.columns[:2].tolist() == ["method", "select"]
+    assert len(table) == 6
+    found = compare_methods(curve, "d-optimal", "random", along="select", n_bootstraps=50)
+    assert found["method"].tolist() == ["ridge", "mean"]
+    assert found["low"][0] > 0
+    means = table.set_index(["method", "select"])["explained_variance"]
+    assert found["difference"][0] == pytest.approx(means["ridge", "d-optimal"] - means["ridge", "random"])
+    found = compare_methods(curve, "ridge", "mean", n_bootstraps=50)
+    assert found["select"].tolist() == ["random", "d-optimal", "coverage"]
+    assert summarise_curve(curve.sel(select="coverage"), n_bootstraps=50)["explained_variance"][0] == pytest.approx(
+        means["ridge", "coverage"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"select": ["neerest"]}, "did you mean 'nearest'"),
+        ({"select": ["prior"]}, "needs a prior"),
+        ({"select": "random"}, r"select=\['random'\]"),
+        ({"select": {"mine": 3}}, "expected a SupportSelector"),
+        ({"select": ["coverage"], "select_pool": 0.1}, "select_pool=0.17 or more"),
+        ({"select": ["coverage"], "select_pool": 2}, "select_pool"),
+        ({"select": ["coverage"], "select_batch": -1}, "select_batch"),
+        ({"select": ["coverage"], "within": np.repeat(["a", "b"], 60)}, "one of the two"),
+    ],
+)
+def test_selectors_that_cannot_choose_are_refused(options, said):
+    X, Y, Q, Yq = world()
+    with pytest.raises(ConfigError, match=said):
+        support_curve({"mean": MeanResponse()}, X, Y, Q, Yq, sizes=(20,), progress=False, **options)
