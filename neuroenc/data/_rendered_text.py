@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,25 +56,14 @@ def _lines(text: str, font: Any, width: int, wrap: bool) -> list[str]:
     return lines
 
 
-def draw_text(
-    text: str,
-    *,
-    font: str | os.PathLike[str] | None = None,
-    size: int = 24,
-    position: tuple[float, float] = (0.5, 0.5),
-    shape: tuple[int, int] = (224, 224),
-    colour: str = "black",
-    background: str = "white",
-    wrap: bool = True,
-    clip: bool = False,
-) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """Picture of one text, and the box that it fills; settings as of `render_text`."""
-    height, width = shape
-    face = _font(None if font is None else os.fspath(font), size)
+def _draw(text: str, how: Mapping[str, Any]) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """Picture of one text, and the box that it fills; ``how`` has the settings of `render_text`."""
+    size, position, wrap = how["size"], how["position"], how["wrap"]
+    height, width = how["shape"]
+    face = _font(None if how["font"] is None else os.fspath(how["font"]), size)
     lines = _lines(text, face, width - 2 * _MARGIN, wrap)
-    picture = Image.new("RGB", (width, height), background)
+    picture = Image.new("RGB", (width, height), how["background"])
     pen = ImageDraw.Draw(picture)
-    how: dict[str, Any] = {"font": face, "align": "center"}
     # Lines are as high as the font, so that the same words lie at the same places whatever their letters.
     ascent, descent = face.getmetrics()
     step = ascent + descent
@@ -82,7 +71,7 @@ def draw_text(
     needed = int(np.ceil(max(widths))), step * len(lines)
     left, top = position[0] * width - needed[0] / 2, position[1] * height - needed[1] / 2
     box = (int(np.floor(left)), int(np.floor(top)), int(np.ceil(left)) + needed[0], int(np.ceil(top)) + needed[1])
-    if not clip and (box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height):
+    if not how["clip"] and (box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height):
         fits = min((width - 2 * _MARGIN) / needed[0], height / needed[1])
         larger = max(height, needed[1]), max(width, needed[0] + 2 * _MARGIN)
         step_out = "a position nearer to the centre" if fits >= 1 else f"shape={larger}, or size={int(size * fits)}"
@@ -93,12 +82,12 @@ def draw_text(
         )
     for n, (line, length) in enumerate(zip(lines, widths)):
         x = round(position[0] * width - length / 2)
-        pen.text((x, round(top) + n * step), line, fill=colour, **how)
+        pen.text((x, round(top) + n * step), line, fill=how["colour"], font=face, align="center")
     return picture, box
 
 
-def check_rendering(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of `draw_text`, if all are legal."""
+def _check(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of `render_text`, if all are legal."""
     size, shape, position = settings["size"], settings["shape"], settings["position"]
     check_whole("size", size)
     if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != 2:
@@ -187,21 +176,11 @@ def render_text(
     twice = sorted({x for x in names if names.count(x) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise DataError(f"{len(twice)} ids occur more than once, first {twice[0]!r}. Next step: ids=, one a text.")
-    how = check_rendering(
-        {
-            "font": font,
-            "size": size,
-            "position": position,
-            "shape": shape,
-            "colour": colour,
-            "background": background,
-            "wrap": wrap,
-            "clip": clip,
-        }
-    )
+    words = {"size": size, "font": font, "position": position, "wrap": wrap, "clip": clip}
+    how = _check(words | {"shape": shape, "colour": colour, "background": background})
     images, boxes = np.empty((len(listed), *shape, 3), np.uint8), []
     for n, text in enumerate(listed):
-        picture, box = draw_text(text, **how)
+        picture, box = _draw(text, how)
         images[n] = np.asarray(picture)
         boxes.append(box)
     table = pd.DataFrame(boxes, columns=["left", "top", "right", "bottom"], index=names)
