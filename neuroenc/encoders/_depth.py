@@ -20,10 +20,10 @@ import xarray as xr
 
 from neuroenc import stats
 from neuroenc._core.checks import at_least, check_whole, one_of
-from neuroenc.encoders._probes import Responses, disturbed, read_layers, read_targets, scaled, shuffled_folds
+from neuroenc.encoders._probes import FLOOR, Responses, disturbed, read_layers, read_targets, scaled, shuffled_folds
 from neuroenc.encoders.comparison._statistics import Group, _median, find_groups
 
-JUMP, SETTLE, FLOOR = 1.1, 0.03, 0.05
+JUMP, SETTLE = 1.1, 0.03
 #: Variables of `depth_statistics` that a table of regions shows.
 SHOWN = (
     *("jump_point", "jump_low", "jump_high", "jump_share"),

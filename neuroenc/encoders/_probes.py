@@ -21,6 +21,8 @@ from neuroenc.encoders.linear._ridge import RidgeEncoder
 
 #: Probes of labels.
 PROBES = ("ridge", "logistic")
+#: Correlation below which responses are not told from no prediction.
+FLOOR = 0.05
 _INNER = 3
 
 
@@ -125,7 +127,7 @@ class Responses:
         self.values = values.astype(np.float64)
         self.coords: dict[str, Any] = voxel_coords(responses) or {"voxel": np.arange(values.shape[1])}
         self.stimuli = sample_coords(responses).get("stimulus", np.arange(len(values)))
-        self.chance, self.floor = np.zeros(values.shape[1]), np.full(values.shape[1], 0.05)
+        self.chance, self.floor = np.zeros(values.shape[1]), np.full(values.shape[1], FLOOR)
 
     def fit(self, X: np.ndarray, rows: np.ndarray, T: np.ndarray, inner: bool) -> tuple[np.ndarray, np.ndarray]:
         """Responses (n_test, voxel) that ridge on scaled training features predicts, and its r inside training."""
