@@ -103,3 +103,12 @@ def unit_rows(rows: Any) -> np.ndarray:
     values = values if values.dtype.kind == "f" else values.astype(np.float64)
     norms = np.linalg.norm(values, axis=-1, keepdims=True)
     return np.divide(values, norms, out=np.zeros_like(values), where=norms > 1e-9)
+
+
+def row_patterns(flags: np.ndarray) -> np.ndarray:
+    """Number of each row's pattern of flags: rows that are equal have the same, in order of their flags.
+
+    >>> row_patterns(np.array([[True, False], [False, True], [True, False]])).tolist()
+    [1, 0, 1]
+    """
+    return np.unique(np.packbits(flags, axis=1), axis=0, return_inverse=True)[1].reshape(-1)

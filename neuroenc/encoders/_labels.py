@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.arrays import as_numbers, as_numpy, is_dask, is_torch, refuse_sparse
+from neuroenc._core.arrays import as_numbers, as_numpy, is_dask, is_torch, refuse_sparse, row_patterns
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.data import align
 
@@ -54,8 +54,8 @@ def seen_patterns(seen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """(Rows, columns) of voxels that saw the same stimuli; ``seen`` is boolean (stimulus, voxel)."""
     if seen.all():
         return [(np.arange(len(seen)), np.arange(seen.shape[1]))]
-    _, which = np.unique(np.packbits(seen, axis=0), axis=1, return_inverse=True)
-    columns = [np.flatnonzero(which.ravel() == k) for k in range(which.max() + 1)]
+    which = row_patterns(seen.T)
+    columns = [np.flatnonzero(which == k) for k in range(which.max() + 1)]
     return [(np.flatnonzero(seen[:, c[0]]), c) for c in columns]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from neuroenc._core.arrays import row_patterns
 from neuroenc._core.checks import keywords, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.executor import Shared
@@ -285,20 +286,13 @@ class Job:
         return "".join(c if c.isalnum() or c in "-_." else "-" for c in self.cell.name[:80]) + f"-fold{self.fold}"
 
 
-def _patterns(values: np.ndarray, axis: int) -> np.ndarray:
-    """Number of the NaN pattern of each row (axis 0) or voxel (axis 1)."""
-    missing = np.isnan(values)
-    packed = np.packbits(missing, axis=1) if axis == 0 else np.packbits(missing, axis=0).T
-    return np.unique(packed, axis=0, return_inverse=True)[1].reshape(-1)
-
-
 def _strata(responses: xr.DataArray, stimulus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Stimulus number of every row, and the stratum of every stimulus: who saw it.
 
     Folds then hold the same share of every subject's stimuli.
     """
     _, number = np.unique(stimulus, return_inverse=True)
-    pattern = _patterns(responses.values, 0)
+    pattern = row_patterns(np.isnan(responses.values))
     if pattern.max() >= _MAX_PATTERNS:
         pattern = np.zeros_like(pattern)
     stratum = np.zeros(number.max() + 1, dtype=np.intp)
@@ -381,7 +375,7 @@ def voxel_groups(responses: xr.DataArray, cell: Cell) -> list[np.ndarray]:
     everyone = [np.arange(n_voxels)]
     if cell.core or not np.isnan(values).any():
         return everyone
-    labels = _patterns(values, 1)
+    labels = row_patterns(np.isnan(values).T)
     if not cell.closed_form and "subject" in responses.coords and responses["subject"].dims == ("voxel",):
         labels = np.unique(responses["subject"].values, return_inverse=True)[1]
     elif not cell.closed_form and labels.max() >= _MAX_PATTERNS:

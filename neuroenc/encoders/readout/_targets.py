@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroenc._core.arrays import as_numpy
+from neuroenc._core.arrays import as_numpy, row_patterns
 from neuroenc._core.checks import make_rng
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders._folds import positions
@@ -129,11 +129,11 @@ def validation_rows(
     by_stimulus = np.zeros((len(first), saw.shape[1]), dtype=bool)
     np.logical_or.at(by_stimulus, code, saw)
     rng = make_rng(seed)
-    _, pattern = np.unique(by_stimulus, axis=0, return_inverse=True)
+    pattern = row_patterns(by_stimulus)
     held: list[np.ndarray] = []
     for k in range(pattern.max() + 1):
         # By first appearance, so that the draw does not depend on what the stimuli are called.
-        members = np.flatnonzero(pattern.ravel() == k)
+        members = np.flatnonzero(pattern == k)
         members = members[np.argsort(first[members])]
         count = max(1, round(validation * len(members))) if len(members) > 1 else 0
         held.append(rng.permutation(members)[:count])
