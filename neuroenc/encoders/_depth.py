@@ -80,8 +80,10 @@ def depth_statistics(
     floor: Any = FLOOR,
     jump: float = JUMP,
     settle: float = SETTLE,
-) -> dict[str, Any]:
-    """Depth statistics of curves of scores with paired resamples; variables of `concept_depth`, dims (layer, target).
+    dims: tuple[str, str] = ("layer", "target"),
+    coords: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Depth statistics of curves of scores with paired resamples; variables of `concept_depth`.
 
     A curve is flat where the range of its scores is none that equal layers would not give: ``range_low`` is the range
     less the 95 % quantile of the range of the resamples about their means, which bounds all differences of two layers
@@ -94,6 +96,10 @@ def depth_statistics(
     samples : array (layer, resample, target)
     n_units : int or array (target,)
     chance, floor : float or array (target,)
+    dims : (str, str)
+        What layers and targets are called.
+    coords : mapping, optional
+        Of the targets.
     """
     jump, settle = at_least("jump", jump, 1, above=True), at_least("settle", settle, above=True)
     n_layers, _, n_targets = samples.shape
@@ -145,7 +151,11 @@ def depth_statistics(
     by_target |= {"range": span, "range_low": np.maximum(span - width, 0.0), "range_high": span + width}
     by_target |= {"flat": ~(span > width), "statement": np.array(said, dtype=str)}
     by_layer = {"score": score, "score_low": out["score_low"], "score_high": out["score_high"], "variation": rate}
-    return {"by_layer": by_layer, "by_target": by_target}
+    layer, target = dims
+    return xr.Dataset(
+        {k: (dims, v) for k, v in by_layer.items()} | {k: (target, v) for k, v in by_target.items()},
+        coords={layer: list(layers), "depth": (layer, np.linspace(0, 1, n_layers)), **(coords or {})},
+    )
 
 
 def _statement(
@@ -281,13 +291,8 @@ def concept_depth(
         estimate, samples = group_curves(estimate, samples, groups)
         dim, chance, floor = "target", np.zeros(len(groups)), np.full(len(groups), FLOOR)
         coords = {"target": [g.name for g in groups], "kind": ("target", [g.kind for g in groups])}
-    how: dict[str, Any] = {"chance": chance, "floor": floor, "jump": jump, "settle": settle}
-    found = depth_statistics(list(layers), estimate, samples, read.n_units, **how)
-    made = xr.Dataset(
-        {k: (("layer", dim), v) for k, v in found["by_layer"].items()}
-        | {k: (dim, v) for k, v in found["by_target"].items()},
-        coords={"layer": list(layers), "depth": ("layer", np.linspace(0, 1, len(layers))), **coords},
-    )
+    how: dict[str, Any] = {"chance": chance, "floor": floor, "jump": jump, "settle": settle, "coords": coords}
+    made = depth_statistics(list(layers), estimate, samples, read.n_units, dims=("layer", dim), **how)
     if dim == "target" and not by:
         made["chance"] = dim, chance
     known = {"metric": read.metric, "probe": "ridge" if isinstance(read, Responses) else probe, "n_folds": len(folds)}

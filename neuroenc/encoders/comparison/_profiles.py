@@ -73,17 +73,8 @@ def layer_curves(layers: Sequence[str], drawn: Samples, groups: Sequence[Group])
     See `neuroenc.encoders.concept_depth`; predictions, and so resamples, are those of the comparison.
     """
     own, samples = group_curves(drawn.estimate, drawn.samples, groups)
-    found = depth_statistics(layers, own, samples, drawn.n_stimuli)
-    return xr.Dataset(
-        {k: (("layers", "group"), v) for k, v in found["by_layer"].items()}
-        | {k: ("group", v) for k, v in found["by_target"].items()},
-        coords={
-            "layers": list(layers),
-            "depth": ("layers", np.linspace(0, 1, len(layers))),
-            "group": [g.name for g in groups],
-            "kind": ("group", [g.kind for g in groups]),
-        },
-    )
+    coords = {"group": [g.name for g in groups], "kind": ("group", [g.kind for g in groups])}
+    return depth_statistics(layers, own, samples, drawn.n_stimuli, dims=("layers", "group"), coords=coords)
 
 
 def layer_table(
