@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.resources import as_file, files
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._core.checks import one_of
 from neuroenc._core.optional import require
 
 INK, MUTED, FAINT = "#1d2329", "#5c6670", "#d9dee3"
@@ -78,6 +79,24 @@ def drawing(width: float, height: float, layout: Any = "none") -> Iterator[Any]:
 
     with rc_context(style()):
         yield Figure(figsize=(width, height), layout=layout)
+
+
+@contextmanager
+def panels(n: int, size: Callable[[int, int], tuple[float, float]], share: bool = False) -> Iterator[tuple[Any, Any]]:
+    """Figure and grid of ``n`` panels in at most four columns; ``size`` gets columns and lines, and gives inches."""
+    columns = min(4, n)
+    lines = -(-n // columns)
+    with drawing(*size(columns, lines), "constrained") as figure:
+        grid = figure.subplots(lines, columns, squeeze=False, sharex=share, sharey=share)
+        for axes in grid.ravel()[n:]:
+            axes.set_visible(False)
+        yield figure, grid
+
+
+def picked(what: str, names: Iterable[Any], wanted: Sequence[str] | None, most: int | None = None) -> list[str]:
+    """Names that are wanted, in their order; by default the first ``most`` of all."""
+    legal = [str(x) for x in dict.fromkeys(names)]
+    return [one_of(what, name, legal) for name in wanted] if wanted else legal[:most]
 
 
 def write(axes: Any, x: float, y: float, text: str, at: str = "center center", size: float = 8, **more: Any) -> None:

@@ -57,7 +57,7 @@ def test_planted_widths_are_recovered(planted):
     assert by_dim["dim"].sel(region="V4") <= 4
     figure = plot_layer_dims(sweep, found, regions=["V4", "V1"])
     assert len(figure.axes) == 2
-    with pytest.raises(DataError, match="unknown region 'V2'"):
+    with pytest.raises(ConfigError, match="unknown region 'V2'"):
         plot_layer_dims(sweep, regions=["V2"])
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.report import plot_depth_curves, study_page
 
 _spec = importlib.util.spec_from_file_location("report_comparisons", Path(__file__).with_name("comparisons.py"))
@@ -398,7 +398,7 @@ def test_a_comparison_can_be_shown_as_it_is(tmp_path):
     assert "Score by depth" in page.words["layers"]
     assert "A triangle marks the jump point" in page.words["layers"]
     assert len(plot_depth_curves(layers, targets=["A", "C"]).axes) == 2
-    with pytest.raises(DataError, match="unknown group 'D'"):
+    with pytest.raises(ConfigError, match="unknown group 'D'"):
         plot_depth_curves(layers, targets=["D"])
     with pytest.raises(DataError, match="need score"):
         plot_depth_curves(layers[["r"]])

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc._core.errors import DataError, unknown_name
+from neuroenc._core.errors import DataError
 from neuroenc.report._charts import draw_matrix
 from neuroenc.report._page import Block, Section
-from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, WIDTH, drawing, number, short
+from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, WIDTH, number, panels, picked, short
 
 _PANELS, _BLOCKS = 12, 6
 _NEEDED = ("score", "score_low", "score_high", "jump_point", "convergence_point", "flat")
@@ -39,7 +39,9 @@ def plot_depth_curves(found: xr.Dataset, *, targets: Sequence[str] | None = None
     Raises
     ------
     DataError
-        Variables are missing, or a target is unknown.
+        Variables are missing.
+    ConfigError
+        An unknown target.
 
     Examples
     --------
@@ -55,38 +57,29 @@ def plot_depth_curves(found: xr.Dataset, *, targets: Sequence[str] | None = None
         raise DataError(f"depth curves need {', '.join(missing)}. Next step: neuroenc.encoders.concept_depth(...).")
     layer, target = map(str, found["score"].dims)
     layers, names = ([str(x) for x in found[d].values] for d in (layer, target))
-    for name in targets or ():
-        if name not in names:
-            raise DataError(unknown_name(target, name, names))
-    chosen = [names.index(t) for t in targets] if targets else list(range(len(names)))[:_PANELS]
-    columns = min(4, len(chosen))
-    lines = -(-len(chosen) // columns)
+    shown = picked(target, names, targets, _PANELS)
     at = np.arange(len(layers))
     last = max(1, len(layers) - 1)
     long = max(map(len, layers)) > 3
-    size = (WIDTH, 2.2 * lines + 0.5) if columns > 1 else (5.2, 3.2)
-    with drawing(*size, "constrained") as figure:
-        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.ravel()[len(chosen) :]:
-            axes.set_visible(False)
-        for axes, k in zip(grid.ravel(), chosen):
-            own = found.isel({target: k})
+    with panels(len(shown), lambda c, n: (WIDTH, 2.2 * n + 0.5) if c > 1 else (5.2, 3.2), share=True) as (figure, grid):
+        for axes, name in zip(grid.ravel(), shown):
+            own = found.isel({target: names.index(name)})
             flat = bool(own["flat"])
             colour = MUTED if flat else BLUE
             score, low, high = (own[n].values.astype(float) for n in ("score", "score_low", "score_high"))
             axes.fill_between(at, low, high, color=colour, alpha=0.16, lw=0)
             axes.plot(at, score, "o-", color=colour, ms=3.4, lw=1.5)
             axes.axhline(0, color=FAINT, lw=0.8, zorder=0)
-            for name, mark, ink in (("jump", "^", ORANGE), ("convergence", "s", INK)):
-                point = float(own[f"{name}_point"])
+            for which, mark, ink in (("jump", "^", ORANGE), ("convergence", "s", INK)):
+                point = float(own[f"{which}_point"])
                 if flat or not np.isfinite(point):
                     continue
                 height = score[round(point * last)]
-                ends = [float(own[f"{name}_{end}"]) * last for end in ("low", "high")]
+                ends = [float(own[f"{which}_{end}"]) * last for end in ("low", "high")]
                 if np.isfinite(ends).all():
                     axes.plot(ends, [height] * 2, color=ink, lw=1.1, zorder=3)
                 axes.plot(point * last, height, mark, color=ink, ms=6.5, mec="white", mew=0.8, zorder=4)
-            axes.set_title(short(names[k], 28) + (" (nearly flat)" if flat else ""), fontsize=9, loc="left", color=INK)
+            axes.set_title(short(name, 28) + (" (nearly flat)" if flat else ""), fontsize=9, loc="left", color=INK)
             axes.set_xticks(
                 at, [short(n, 16) for n in layers], rotation=40 if long else 0, ha="right" if long else "center"
             )
@@ -122,7 +115,9 @@ def plot_layer_dims(
     Raises
     ------
     DataError
-        Not a sweep, or an unknown region.
+        Not a sweep.
+    ConfigError
+        An unknown region.
 
     Examples
     --------
@@ -136,10 +131,8 @@ def plot_layer_dims(
     if "region_score" not in sweep:
         raise DataError("a sweep has region_score. Next step: neuroenc.encoders.layer_dim_sweep(...).")
     names = [str(x) for x in sweep["region"].values]
-    for name in regions or ():
-        if name not in names:
-            raise DataError(unknown_name("region", name, names))
-    at = [names.index(r) for r in regions] if regions else list(range(len(names)))[:_BLOCKS]
+    shown = picked("region", names, regions, _BLOCKS)
+    at = [names.index(name) for name in shown]
     layers, dims = [str(x) for x in sweep["layer"].values], sweep["dim"].values.tolist()
     score = sweep["region_score"].transpose("layer", "region", "dim").values[:, at]
     rings = np.zeros(score.shape, bool)
@@ -148,7 +141,7 @@ def plot_layer_dims(
         layer, dim = str(chosen["layer"].values[region]), int(chosen["dim"].values[region])
         rings[layers.index(layer), k, dims.index(dim)] = True
     columns = [str(d) for _ in at for d in dims]
-    kinds = [short(names[k], 14) for k in at for _ in dims]
+    kinds = [short(name, 14) for name in shown for _ in dims]
     flat = len(layers), len(columns)
     label = "score" if sweep.attrs.get("metric", "r") != "r" else "median r"
     return draw_matrix(score.reshape(flat), layers, columns, label=label, kinds=kinds, rings=rings.reshape(flat))

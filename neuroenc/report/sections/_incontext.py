@@ -12,10 +12,9 @@ import xarray as xr
 from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
 from neuroenc._core.tables import check_columns
-from neuroenc.report._style import INK, MUTED, WIDTH, bare, drawing, write, write_inside
+from neuroenc.report._style import INK, MUTED, WIDTH, bare, drawing, panels, picked, write, write_inside
 from neuroenc.report.brain._paint import coordinate
 from neuroenc.report.brain._surface import plot_surface
-from neuroenc.report.sections._support import chosen
 
 _LEVELS = 15  # steps of each channel of a colour on the cortex
 
@@ -47,8 +46,8 @@ def plot_top_support(table: pd.DataFrame, stimuli: Any, *, groups: Sequence[str]
     >>> len(plot_top_support(table, pictures).axes)
     2
     """
-
-    groups = chosen(table, groups)
+    check_columns(table, ("group",), "table")
+    groups = picked("group", table["group"], groups)
     k = int(table["rank"].max()) + 1
     left, gap = 0.95, 0.2
     cell = min((WIDTH - left - gap - 0.1) / (2 * k), 1.1)
@@ -183,31 +182,26 @@ def plot_heads(values: xr.DataArray, *, label: str = "") -> Any:
     other = [d for d in values.dims if d not in ("layer", "head")]
     if other:
         names = [str(v) for v in values[other[0]].values]
-        panels = dict(zip(names, values.transpose(other[0], "layer", "head").values))
+        heads = dict(zip(names, values.transpose(other[0], "layer", "head").values))
     else:
-        panels = {"": values.transpose("layer", "head").values}
-    every = np.concatenate([p.ravel() for p in panels.values()])
+        heads = {"": values.transpose("layer", "head").values}
+    every = np.concatenate([p.ravel() for p in heads.values()])
     every = every[np.isfinite(every)]
     top = float(np.abs(every).max()) if every.size else 1.0
     signed = bool(every.size and every.min() < 0)
     limits = {"vmin": -top if signed else 0.0, "vmax": top or 1.0, "cmap": "RdBu_r" if signed else "viridis"}
-    columns = min(4, len(panels))
-    lines = -(-len(panels) // columns)
-    n_layers, n_heads = next(iter(panels.values())).shape
+    n_layers, n_heads = next(iter(heads.values())).shape
     tall = min(3.6, 0.28 * n_layers + 0.75)
-    width = WIDTH if columns > 2 else 0.3 * n_heads * columns + 2.2 * columns
-    with drawing(width, tall * lines + 0.1, "constrained") as figure:
-        grid = figure.subplots(lines, columns, squeeze=False)
-        for axes in grid.ravel()[len(panels) :]:
-            axes.set_visible(False)
-        for axes, (name, panel) in zip(grid.ravel(), panels.items()):
+    wide = 0.3 * n_heads + 2.2
+    with panels(len(heads), lambda c, n: (WIDTH if c > 2 else wide * c, tall * n + 0.1)) as (figure, grid):
+        for axes, (name, panel) in zip(grid.ravel(), heads.items()):
             image = axes.imshow(panel, aspect="auto", **limits)
             axes.set_title(name, fontsize=9.5, loc="left")
             axes.set(xlabel="head", ylabel="layer")
             axes.set_xticks(range(n_heads), [str(h) for h in range(n_heads)])
             axes.set_yticks(range(0, n_layers, max(1, n_layers // 5)))
             axes.tick_params(length=0, labelsize=8)
-        shown = list(grid.ravel()[: len(panels)])
+        shown = list(grid.ravel()[: len(heads)])
         bar = figure.colorbar(image, ax=shown, fraction=0.03, pad=0.02, label=label or str(values.name or ""))
         bar.outline.set_visible(False)
     return figure

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroenc._core.checks import one_of
 from neuroenc._core.tables import check_columns
 from neuroenc.report._page import Block, Section
-from neuroenc.report._style import FAINT, INK, MUTED, WIDTH, category_colours, drawing, number, short
+from neuroenc.report._style import FAINT, INK, MUTED, WIDTH, category_colours, drawing, number, panels, picked, short
 
 _PANELS = 12
 
@@ -132,16 +131,13 @@ def plot_support_curves(
         table = table[~one]
     if "low" not in table or "high" not in table:
         table = table.assign(low=table["explained_variance"], high=table["explained_variance"])
-    methods, groups = list(dict.fromkeys(table["method"])), chosen(table, groups)[: None if groups else _PANELS]
+    methods, groups = list(dict.fromkeys(table["method"])), picked("group", table["group"], groups, _PANELS)
     colours = dict(zip(methods, category_colours(len(methods))))
     sizes = sorted(int(s) for s in table["size"].unique())
-    columns = min(4, len(groups))
-    lines = -(-len(groups) // columns)
-    size = (WIDTH, 2.3 * lines + 0.55) if columns > 1 else (6.4, 3.5)
-    with drawing(*size, "constrained") as figure:
-        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.ravel()[len(groups) :]:
-            axes.set_visible(False)
+    with panels(len(groups), lambda c, n: (WIDTH, 2.3 * n + 0.55) if c > 1 else (6.4, 3.5), share=True) as (
+        figure,
+        grid,
+    ):
         for axes, group in zip(grid.ravel(), groups):
             for method in methods:
                 part = table[(table["method"] == method) & (table["group"] == group)].sort_values("size")
@@ -157,7 +153,7 @@ def plot_support_curves(
             axes.set_xticks(sizes, [str(s) for s in sizes])
             axes.minorticks_off()
             axes.set_title(group, fontsize=9.5, loc="left", color=INK)
-        for axes in grid.ravel()[: len(groups)][-columns:]:  # the last one of each column
+        for axes in grid.ravel()[: len(groups)][-grid.shape[1] :]:  # the last one of each column
             axes.set_xlabel("support images")
             axes.tick_params(labelbottom=True)
         for row in grid:
@@ -166,16 +162,9 @@ def plot_support_curves(
         top = max(0.02, float(np.nanmax(table["explained_variance"])))
         for axes in figure.axes:
             axes.set_ylim(bottom=max(axes.get_ylim()[0], -0.25 * top))
-        handles, wide = grid.ravel()[0].get_legend_handles_labels(), min(5 if columns > 1 else 3, len(methods))
+        handles, wide = grid.ravel()[0].get_legend_handles_labels(), min(5 if len(groups) > 1 else 3, len(methods))
         figure.legend(*handles, loc="outside upper left", ncols=wide, frameon=False, fontsize=8.5)
     return figure
-
-
-def chosen(table: pd.DataFrame, wanted: Sequence[str] | None) -> list[str]:
-    """Groups of a table, all in their order or those that are wanted."""
-    check_columns(table, ("group",), "table")
-    legal = [str(v) for v in dict.fromkeys(table["group"])]
-    return legal if wanted is None else [one_of("group", name, legal) for name in wanted]
 
 
 def plot_training_curves(curves: Mapping[str, pd.DataFrame]) -> Any:
