@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from neuroenc._version import __version__
-from neuroenc.cli import _bank, _cache, _config, _data, _export, _space, _study
+from neuroenc.cli import _bank, _cache, _config, _data, _export, _plan, _space, _study
 from neuroenc.cli._errors import clean_errors
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(_config.app, name="config")
 app.command("run")(_study.run)
 app.command("compare")(_study.compare)
 app.command("caption")(_study.caption)
+app.command("plan")(_plan.plan)
 app.command()(_export.export)
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]

@@ -19,6 +19,11 @@ from .sections._incontext import (
     plot_top_support as plot_top_support,
     plot_weight_colours as plot_weight_colours,
 )
+from .sections._planning import (
+    contact_sheet as contact_sheet,
+    planning_sections as planning_sections,
+    plot_expected_accuracy as plot_expected_accuracy,
+)
 from .sections._support import (
     plot_support_curves as plot_support_curves,
     plot_training_curves as plot_training_curves,

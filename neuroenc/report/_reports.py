@@ -20,6 +20,7 @@ from neuroenc.report.explorer._data import study_of
 from neuroenc.report.explorer._sections import explorer_sections
 from neuroenc.report.sections._accuracy import accuracy_sections
 from neuroenc.report.sections._comparison import comparison_sections
+from neuroenc.report.sections._planning import planning_sections
 from neuroenc.report.sections._support import support_sections
 
 Part = Mapping[str, Any]
@@ -32,6 +33,7 @@ def study_page(
     comparison: Part | None = None,
     captions: CaptionStudy | Part | None = None,
     support: pd.DataFrame | Part | None = None,
+    plan: Part | None = None,
     summary: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -40,7 +42,7 @@ def study_page(
     kicker: str = "",
     progress: bool = False,
 ) -> Page:
-    """Page of a study, with a tab for each part that is given: Accuracy, Comparison, Captions, Few trials.
+    """Page of a study, with a tab for each part that is given: Accuracy, Comparison, Captions, Few trials, Plan.
 
     Parameters
     ----------
@@ -53,6 +55,8 @@ def study_page(
         Captions of voxels, or the arguments of `explorer_sections` (``study, stimuli, images``).
     support : DataFrame, or mapping, optional
         Accuracy over support size, or the arguments of `support_sections`.
+    plan : mapping, optional
+        Arguments of `planning_sections`.
     summary, settings : mapping, optional
         Numbers of the run, and what it was run with (may be nested).
     notes : sequence of str
@@ -96,6 +100,7 @@ def study_page(
         "Comparison": (comparison, "scores", comparison_sections, {"numbers": numbers, "progress": progress}),
         "Captions": (captions, "study", explorer_sections, {"written": written, "progress": progress}),
         "Few trials": (support, "curve", support_sections, {"numbers": numbers}),
+        "Plan": (plan, "table", planning_sections, {}),
     }
     made = {
         tab: make(**{**options, **_part(given, name)})
@@ -103,7 +108,7 @@ def study_page(
         if given is not None
     }
     if not made:
-        raise ConfigError("a page needs a part; legal: accuracy, comparison, captions, support.")
+        raise ConfigError("a page needs a part; legal: accuracy, comparison, captions, support, plan.")
     caveats = [*notes, *(_part(captions, "study")["study"].caveats if captions is not None else ())]
     told: dict[str, Any] = {"summary": summary, "settings": settings, "provenance": provenance, "files": files}
     page = Page(title, kicker=kicker or "Voxelwise encoding report", notes=caveats, **told)

@@ -1,5 +1,6 @@
 from ._ceilings import (
     SubjectCeiling as SubjectCeiling,
+    ceiling_error as ceiling_error,
     ncsnr as ncsnr,
     noise_ceiling as noise_ceiling,
     split_half_reliability as split_half_reliability,

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import DataError
 from neuroenc._core.memory import voxel_blocks
 from neuroenc.stats._blocks import MAX_MEMORY, Floats, as_floats, as_real, cached, known_mean, load, load_pair
 from neuroenc.stats._repeats import RepeatSums, check_repeats, split_half_noise_ratio, variance_components
-from neuroenc.stats._scores import check_unit
+from neuroenc.stats._scores import check_unit, convert_ceiling
 
 
 def ncsnr(
@@ -146,6 +147,47 @@ def noise_ceiling(ncsnr: Any, n_repeats: Any, *, unit: str) -> Floats:
     with np.errstate(divide="ignore"):
         out = np.asarray(1.0 / (1.0 + _mean_inverse(n_repeats) / ratio**2))
     return np.sqrt(out) if unit == "r" else out
+
+
+def ceiling_error(ceiling: Any, n_stimuli: int, n_repeats: int) -> Floats:
+    r"""Standard error of a voxel's noise ceiling that is estimated from repeats.
+
+    .. math:: SE(NC) = (1 - NC)\,(1 + (r - 1) NC) \sqrt{\frac{2}{r (r - 1)(m - 1)}}
+
+    for m stimuli shown r times each and NC the share of a single response's variance that is signal (`noise_ceiling`
+    of one repeat, unit "r2"), an intraclass correlation: the large-sample form, Gaussian signal and noise.
+
+    Parameters
+    ----------
+    ceiling : array (n_voxels,) or float
+        Of single presentations, a fraction in [0, 1].
+    n_stimuli, n_repeats : int
+
+    Returns
+    -------
+    array (n_voxels,), float64
+        NaN with one repeat, which tells no ceiling.
+
+    Raises
+    ------
+    DataError
+        Ceilings outside [0, 1], fewer than two stimuli.
+
+    References
+    ----------
+    Donner (1986), A review of inference procedures for the intraclass correlation coefficient in the one-way random
+    effects model, Int. Stat. Rev. 54(1).
+
+    Examples
+    --------
+    >>> ceiling_error(0.2, 100, 2).round(3), ceiling_error(0.2, 50, 4).round(3)
+    (np.float64(0.096), np.float64(0.075))
+    """
+    values = convert_ceiling(ceiling, from_unit="r2", to_unit="r2")
+    m, r = check_whole("n_stimuli", n_stimuli, 2), check_whole("n_repeats", n_repeats)
+    if r == 1:
+        return np.full_like(values, np.nan)
+    return np.asarray((1 - values) * (1 + (r - 1) * values) * np.sqrt(2 / (r * (r - 1) * (m - 1))))
 
 
 def split_half_reliability(

@@ -9,6 +9,7 @@ from .commands import (
     incontext_inspect as incontext_inspect,
     incontext_predict as incontext_predict,
     incontext_train as incontext_train,
+    plan as plan,
     run as run,
 )
 from .config import StudyConfig as StudyConfig

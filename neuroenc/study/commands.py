@@ -25,6 +25,7 @@ from neuroenc.study.stages.check import check, ground
 from neuroenc.study.stages.compare import compare as compare_cells, tabulate
 from neuroenc.study.stages.fit import encode, fit, split
 from neuroenc.study.stages.load import embed, load
+from neuroenc.study.stages.plan import candidates, choose
 from neuroenc.study.stages.report import closing_lines, summarise, write_study
 from neuroenc.study.stages.score import score
 from neuroenc.study.study import HOOKS, PIPELINES, Stage, Study as Study
@@ -37,6 +38,8 @@ CAPTION = (load, split, space, weights, bank, read, write_captions, ground, chec
 COMPARE = (load, compare_cells, tabulate)
 #: Stages of ``neuroenc icl evaluate``; training and prediction are one stage behind the subjects.
 CURVE = (subjects, curve)
+#: Stages of ``neuroenc plan``.
+PLAN = (candidates, choose)
 PIPELINES.update(
     {
         "run": RUN,
@@ -46,6 +49,7 @@ PIPELINES.update(
         **{f"icl {name}": (learners, stage) for name, stage in TRAINING.items()},
         "icl inspect": (subjects, inspect),
         "icl predict": (predict,),
+        "plan": PLAN,
     }
 )
 HOOKS.update(check=preflight, summary=summarise, report=write_study)
@@ -317,3 +321,38 @@ def incontext_predict(config: StudyConfig, out: str | os.PathLike[str], **option
     write_json(study.out / "summary.json", summary)
     study.say(f"predictions: {study.out / 'predictions.nc'}   ({summary['seconds']:.0f} s)")
     return summary
+
+
+def plan(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
+    """Plan a session: the pictures of a pool to show to a new subject, in their order, with the expected accuracy.
+
+    Parameters
+    ----------
+    config : StudyConfig
+        With ``[plan]``, from `read_config` or `example_config`.
+    out : path
+        Folder for plan.csv (``place, stimulus, category, explained_variance, low, high``: what is expected after each
+        picture, its 5 and 95 % quantiles over voxels; ``random, random_low, random_high``: of random pictures),
+        contact_sheet.jpg, repeats.csv, plan.svg, summary.json and ``report/``; see `run`.
+    **options
+        See `run`.
+
+    Returns
+    -------
+    dict
+        What ``summary.json`` holds: ``n_candidates, n_seen, n_chosen, selector, prior``, ``expected`` and
+        ``expected_random`` explained variance, ``ceiling``, ``whole_pool`` (all candidates shown once), with trials
+        ``repeats`` that are recommended, ``seconds``.
+
+    Raises
+    ------
+    ConfigError, DataError
+        An unknown prior, selector, region or picture, a pool of another space, more pictures than there are.
+
+    Examples
+    --------
+    >>> from neuroenc.study import example_config
+    >>> example_config("world", command="plan").plan.k
+    50
+    """
+    return perform(_study("plan", config, out, options), PLAN)

@@ -26,6 +26,7 @@ from neuroenc.study.config import (
     DataConfig,
     FeaturesConfig,
     IncontextConfig,
+    PlanConfig,
     StudyConfig,
 )
 from neuroenc.study.stages.load import check_array, feature_rows, image_embedder, sample_labels, text_embedder
@@ -39,7 +40,7 @@ def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLi
     Parameters
     ----------
     config : StudyConfig
-    command : {"run", "caption", "compare", "icl", "icl evaluate", "icl inspect", "icl predict"}
+    command : {"run", "caption", "compare", "icl", "icl evaluate", "icl inspect", "icl predict", "plan"}
         Only what it reads is looked at.
     mirror : path, optional
         Folder with data sets, tried before any download.
@@ -63,6 +64,10 @@ def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLi
     if command.startswith("icl"):
         if config.incontext:
             _check_incontext(config.incontext, command)
+        return
+    if command == "plan":
+        if config.plan:
+            _check_plan(config.plan)
         return
     _check_data(config.data, mirror)
     labels = _check_responses(config)
@@ -347,3 +352,19 @@ def _check_predict(config: IncontextConfig, new: bool) -> None:
     for key, name in given.items():
         if name:
             check_array(name, f"[incontext.predict] {key}")
+
+
+def _check_plan(config: PlanConfig) -> None:
+    from neuroenc.study.stages.plan import read_prior
+
+    with _named("plan.prior"):
+        read_prior(config.prior)
+    if config.pool != "world" and not (Path(config.pool).is_dir() and Path(config.pool).suffix != ".zarr"):
+        check_array(config.pool, "[plan] pool")
+    for key in ("target", "seen"):
+        if getattr(config, key):
+            check_array(getattr(config, key), f"[plan] {key}")
+    if config.exclude_file:
+        check_readable_file(config.exclude_file, "[plan] exclude_file")
+    if config.pictures and not Path(config.pictures).is_dir():
+        raise DataError(f"[plan] pictures: no folder {config.pictures}. Next step: check the path.")

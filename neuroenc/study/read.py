@@ -29,7 +29,7 @@ from neuroenc.study.config.table import PathMark, Table, parts
 from neuroenc.study.convert import convert
 
 #: The table of its own that a command needs.
-TABLES = {"run": "data", "caption": "captions", "compare": "compare", "icl": "incontext"}
+TABLES = {"run": "data", "caption": "captions", "compare": "compare", "icl": "incontext", "plan": "plan"}
 
 
 def read_config(path: str | os.PathLike[str], overrides: list[str] | None = None, command: str = "run") -> StudyConfig:
@@ -41,8 +41,8 @@ def read_config(path: str | os.PathLike[str], overrides: list[str] | None = None
         Relative file names inside it are relative to its folder; ``~`` and ``$VARIABLES`` are put in.
     overrides : list of str, optional
         ``"table.key=value"`` settings that replace the file's. ``enabled=false`` leaves out ``[captions]``,
-        ``[compare]``, ``[compare.regions]``, ``[compare.layers]`` or ``[incontext]``.
-    command : {"run", "caption", "compare", "icl", ""}
+        ``[compare]``, ``[compare.regions]``, ``[compare.layers]``, ``[incontext]`` or ``[plan]``.
+    command : {"run", "caption", "compare", "icl", "plan", ""}
         What the config is for: it must have the tables that this command reads; "" asks for none of them.
 
     Returns
@@ -255,7 +255,8 @@ def check_config(config: StudyConfig, command: str = "run") -> None:
             f"neuroenc {command} needs a table [{table}]. Next step: neuroenc config show --example {example} "
             f"--for {command}."
         )
-    needs_data = command != "icl" and (command or not config.incontext or config.captions or config.compare)
+    alone = config.incontext or config.plan
+    needs_data = command not in ("icl", "plan") and (command or not alone or config.captions or config.compare)
     if needs_data and not (config.data.name or config.data.responses):
         raise ConfigError('[data] needs either name (a data set, or "world") or responses (your file); found neither.')
     _check_world(config)
@@ -344,7 +345,7 @@ def _of_command(command: str) -> dict[str, Any]:
     files: dict[str, Any] = {f.name.removesuffix(".toml"): f for f in folder.iterdir() if f.name.endswith(".toml")}
     special = {stem.removeprefix(f"{command}-"): f for stem, f in files.items() if stem.startswith(f"{command}-")}
     general = {stem: f for stem, f in files.items() if stem.partition("-")[0] not in TABLES}
-    if command in ("compare", "icl"):
+    if command in ("compare", "icl", "plan"):
         general = {s: f for s, f in general.items() if TABLES[command] in tomllib.loads(f.read_text(encoding="utf-8"))}
     return dict(sorted((general | special).items()))
 

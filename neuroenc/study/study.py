@@ -110,6 +110,8 @@ class Study:
     comparison : Comparison
     curve : Dataset
         Explained variance over support size, of ``[incontext]``.
+    plan : DataFrame
+        Pictures to show, of ``[plan]``.
     summary : dict
     seconds : dict
         Of each stage.
@@ -222,7 +224,11 @@ class Study:
         """
         found = getattr(self.config, name)
         if found is None:
-            first = {"captions": '[captions.space] model = "..."', "compare": "[compare] readouts = { linear = {} }"}
+            first = {
+                "captions": '[captions.space] model = "..."',
+                "compare": "[compare] readouts = { linear = {} }",
+                "plan": '[plan] pool = "..."',
+            }
             raise ConfigError(
                 f"the config has no [{name}]. Next step: {first.get(name, f'a table [{name}]')} "
                 "(docs: reference of settings)."
@@ -302,7 +308,9 @@ class Study:
         if name not in known:
             raise ConfigError(unknown_name("stage", name, known))
         command, stages = next((c, stages) for c, stages in PIPELINES.items() if name in {s.name for s in stages})
-        table = {"caption": "captions", "compare": "compare", "icl": "incontext"}.get(command.split()[0])
+        table = {"caption": "captions", "compare": "compare", "icl": "incontext", "plan": "plan"}.get(
+            command.split()[0]
+        )
         if table:
             self.table(table)
         if not (self.seconds or self.given or self._replaced):

@@ -14,7 +14,7 @@ from neuroenc.cli._main import app
 def test_help_names_the_commands():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for name in ("demo", "run", "compare", "icl", "data", "cache", "bank"):
+    for name in ("demo", "run", "compare", "icl", "plan", "data", "cache", "bank"):
         assert name in result.output
 
 
@@ -56,5 +56,5 @@ def test_verify_holds_for_the_time_of_the_command(monkeypatch):
         clean_errors(lambda verify: seen.append(os.environ.get("NEUROENC_VERIFY")))(verify=verify)
     assert seen == ["1", None]
     assert "NEUROENC_VERIFY" not in os.environ
-    for command in (["run"], ["compare"], ["caption"], ["icl", "evaluate"], ["icl", "predict"]):
+    for command in (["run"], ["compare"], ["caption"], ["plan"], ["icl", "evaluate"], ["icl", "predict"]):
         assert "--verify" in CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"}).output

@@ -102,7 +102,7 @@ def test_quiet_hides_every_bar_and_leaves_the_environment_as_it_was(monkeypatch)
     assert "TQDM_DISABLE" not in os.environ
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "caption"])
+@pytest.mark.parametrize("command", ["run", "compare", "caption", "plan"])
 def test_help_and_errors_list_the_shipped_examples(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     pages = [CliRunner().invoke(app, [command, *more]).output for more in (["--help"], [], ["--example", "nosuch"])]

@@ -9,7 +9,7 @@ from neuroenc.study import StudyConfig, example_config, list_examples, read_conf
 from neuroenc.study.config import CaptionsConfig, FeaturesConfig, GateConfig
 from neuroenc.study.read import example_or_file, parse_config
 
-COMMANDS = ("run", "caption", "compare", "icl")
+COMMANDS = ("run", "caption", "compare", "icl", "plan")
 
 
 def written(tmp_path, text):
@@ -22,7 +22,7 @@ def written(tmp_path, text):
 def test_examples_are_legal(command):
     for name in list_examples(command):
         config = example_config(name, command=command)
-        assert config.data.name or config.incontext
+        assert config.data.name or config.incontext or config.plan
 
 
 def test_examples_hold_what_a_command_reads():

@@ -41,6 +41,7 @@ from ._mixture import PriorMixture as PriorMixture
 from ._model import InContextModel as InContextModel, VoxelWeights as VoxelWeights, make_model as make_model
 from ._official import load_braincorl as load_braincorl, published_state_dict as published_state_dict
 from ._place_prior import PlacePrior as PlacePrior
+from ._planning import ExpectedAccuracy as ExpectedAccuracy, random_lists as random_lists
 from ._prior import WeightPrior as WeightPrior
 from ._selection import SELECTORS as SELECTORS, PriorSelector as PriorSelector, make_selector as make_selector
 from ._stored import list_models as list_models, load_model as load_model, save_model as save_model

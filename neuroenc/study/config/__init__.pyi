@@ -30,5 +30,6 @@ from .incontext import (
     StageConfig as StageConfig,
     TaskConfig as TaskConfig,
 )
+from .plan import PlanConfig as PlanConfig
 from .reference import OPTIONAL as OPTIONAL, config_schema as config_schema, reference_markdown as reference_markdown
 from .study import ComputeConfig as ComputeConfig, ReportConfig as ReportConfig, StudyConfig as StudyConfig

@@ -16,6 +16,7 @@ OPTIONAL = (
     ("captions",),
     ("compare",),
     ("incontext",),
+    ("plan",),
     ("compare", "regions"),
     ("compare", "layers"),
     ("incontext", "merge"),

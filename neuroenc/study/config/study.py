@@ -12,6 +12,7 @@ from neuroenc.study.config.captions import CaptionsConfig
 from neuroenc.study.config.compare import CompareConfig
 from neuroenc.study.config.data import DataConfig, EncoderConfig, EvaluationConfig, FeaturesConfig
 from neuroenc.study.config.incontext import IncontextConfig
+from neuroenc.study.config.plan import PlanConfig
 from neuroenc.study.config.table import Count, Seed, Table
 
 
@@ -70,6 +71,8 @@ class StudyConfig(Table):
         In-context encoders; optional.
     captions
         Voxel captions; optional.
+    plan
+        Which pictures to show to a new subject; optional.
     report
         The report.
     compute
@@ -91,6 +94,7 @@ class StudyConfig(Table):
     compare: CompareConfig | None = None
     incontext: IncontextConfig | None = None
     captions: CaptionsConfig | None = None
+    plan: PlanConfig | None = None
     report: ReportConfig = ReportConfig()
     compute: ComputeConfig = ComputeConfig()
 

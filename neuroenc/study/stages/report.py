@@ -20,6 +20,7 @@ from neuroenc.report import roi_summary, study_page
 from neuroenc.study.incontext.evaluate import curve_text, write_curve
 from neuroenc.study.incontext.train import BEFORE, stage_of
 from neuroenc.study.stages.compare import comparison_text
+from neuroenc.study.stages.plan import plan_page, plan_text, write_plan
 from neuroenc.study.study import Study
 from neuroenc.study.text import NOTES, rendered
 
@@ -52,6 +53,8 @@ def summarise(study: Study) -> dict[str, Any]:
         out |= caption_summary(study.captions, len(study.subjects))
     if study.has("comparison"):
         out |= study.comparison_parts["summary"]
+    if study.has("plan"):
+        out |= study.plan_parts["summary"]
     return out
 
 
@@ -159,6 +162,8 @@ def _notes(study: Study) -> list[str]:
             notes.append(f"Responses: {source}; licence {one.responses.attrs['licence']}.")
     if study.has("curve"):
         notes = [*NOTES["curve"], *notes, *study.curve_parts["notes"]]
+    if study.has("plan"):
+        notes = [*NOTES["plan"], *notes]
     return list(dict.fromkeys(notes))
 
 
@@ -250,6 +255,9 @@ def write_study(study: Study) -> Path:
     if study.has("curve"):
         origin["subjects"] = [part.digest for part in study.parts]
         made["support"] = study.curve_parts["page"]
+    if study.has("plan"):
+        made["plan"] = plan_page(study)
+        files += write_plan(study, study.out, made["plan"])
     page = study_page(
         study.config.title,
         **made,
@@ -258,6 +266,7 @@ def write_study(study: Study) -> Path:
         notes=_notes(study),
         provenance=provenance(**origin),
         files=files,
+        kicker="Planning a session" if list(made) == ["plan"] else "",
         progress=study.progress,
     )
     return page.write(study.out / "report")
@@ -266,6 +275,8 @@ def write_study(study: Study) -> Path:
 def closing_lines(study: Study) -> list[str]:
     """What a command prints at its end."""
     tables: dict[str, str] = {"curve": curve_text(study)} if study.has("curve") else {}
+    if study.has("plan"):
+        tables["plan"] = plan_text(study)
     if study.has("scores"):
         tables["regions"] = roi_table(study.scores).to_string(index=False, float_format=lambda x: f"{x:.3f}")
     if study.has("comparison"):
