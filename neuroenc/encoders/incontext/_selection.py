@@ -23,6 +23,8 @@ from neuroenc.retrieval import (
     choose_greedily,
 )
 
+# Prior variance of an intercept of which nothing is known, in units of the signal's.
+_FLAT = 1e3
 # Voxels that a distribution over voxels is taken from.
 _MOST = 4000
 OBJECTIVES = ("accuracy", "information")
@@ -65,7 +67,7 @@ class PriorSelector(SupportSelector):
     >>> import numpy as np
     >>> prior = WeightPrior(np.zeros(3), np.diag([1.0, 1.0, 0.0]), hyper_mean=[0.0, 0.0], hyper_cov=np.eye(2))
     >>> PriorSelector(prior).select(np.array([[0, 0, 9.0], [1, 0, 0], [0.8, 0, 0], [0, 0.9, 0]]), 2).tolist()
-    [1, 3]
+    [3, 1]
     """
 
     def __init__(
@@ -102,13 +104,17 @@ class PriorSelector(SupportSelector):
                 found = posterior_population(prior, values[shown], responses[shown], voxels)
                 ratios, weights = _collapsed(*found[:2], len(ratios))
                 cov = found[2] if self.adapt == "both" else cov
+        target, offset = check_target(self.target, values), intercept_offset(prior, values, cov)
+        if not prior.n_voxels:
+            # With an intercept of which nothing is known, nothing depends on where features have their origin.
+            values = values - values.mean(axis=0)
         return Design(
             values,
             cov,
             ratios,
             weights,
-            offset=prior.intercept_var if prior.n_voxels else 0.0,
-            target=check_target(self.target, values),
+            offset=offset,
+            target=target,
             accuracy=self.objective == "accuracy",
         )
 
@@ -171,15 +177,31 @@ def make_selector(name: str, prior: WeightPrior | None = None, *, target: Any = 
 def prior_ratios(prior: WeightPrior, values: np.ndarray, nodes: int) -> tuple[Floats, Floats]:
     """Ratios of signal scale to noise variance that stand for those of the prior's voxels, and their shares.
 
-    Where the prior does not know them, a signal of three tenths of the noise at a stimulus of the pool's mean variance.
+    Where the prior does not know them, a signal of three tenths of the noise over the pool.
     """
     if prior.hyper is None:
-        mean = float(np.einsum("np,pq,nq->n", values, prior.cov, values, optimize=True).mean())
-        return np.array([0.3 / mean]), np.ones(1)
+        return np.array([0.3 / mean_variance(values, prior.cov)]), np.ones(1)
     centre, spread = prior.hyper
     turn = np.array([1.0, -1.0])
     points, shares = np.polynomial.hermite_e.hermegauss(nodes)
     return np.exp(turn @ centre + np.sqrt(turn @ spread @ turn) * points), shares / shares.sum()
+
+
+def mean_variance(values: np.ndarray, cov: Floats) -> float:
+    """Variance over stimuli of the signal of weights of covariance ``cov``, on average."""
+    around = values - values.mean(axis=0)
+    found = float(np.einsum("np,pq,nq->n", around, cov, around, optimize=True).mean())
+    return max(found, float(np.finfo(np.float64).tiny))
+
+
+def intercept_offset(prior: WeightPrior, values: np.ndarray, cov: Floats) -> float:
+    """Prior variance of the intercept in units of the signal's scale.
+
+    It is that of other subjects' voxels; where there were none, nothing is known of it, as in `EmpiricalBayesRidge`.
+    """
+    if prior.n_voxels:
+        return prior.intercept_var / (1.0 if prior.hyper is None else float(np.exp(prior.hyper[0][0])))
+    return _FLAT * mean_variance(values, cov)
 
 
 def _collapsed(ratios: Floats, weights: Floats, nodes: int) -> tuple[Floats, Floats]:

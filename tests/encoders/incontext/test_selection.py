@@ -85,3 +85,20 @@ def test_selectors_by_name():
         make_selector("piror", PRIOR)
     with pytest.raises(ConfigError, match="needs a prior"):
         make_selector("prior")
+
+
+def test_the_origin_of_features_does_not_matter_where_nothing_is_known_of_intercepts():
+    for objective in ("accuracy", "information"):
+        selector = PriorSelector(PRIOR, objective=objective)
+        assert selector.select(POOL + 3.0, 12).tolist() == selector.select(POOL, 12).tolist()
+
+
+def test_intercepts_cost_a_stimulus():
+    """Of an intercept that is not known the first stimulus tells, and the second must differ from it."""
+    pool = np.array([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [0.9, 0.0]])
+    prior = WeightPrior(np.zeros(2), np.eye(2), hyper_mean=[0.0, -2.0], hyper_cov=0.1 * np.eye(2))
+    assert set(PriorSelector(prior).select(pool, 2).tolist()) & {2}
+    known = WeightPrior(
+        np.zeros(2), np.eye(2), 0.0, 1e-6, hyper_mean=[0.0, -2.0], hyper_cov=0.1 * np.eye(2), n_voxels=9
+    )
+    assert PriorSelector(known).design(pool, None, None).offset < 1e-5
