@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import Stimuli, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, train_space
-from neuroenc.retrieval import OwnerQuery, mine_hard_negatives
 
 QUIET = {"progress": False}
 HOW = {"base": "world", "layers": ["block1", "block0"], "dims": 32, "epochs": 3, **QUIET}
@@ -29,10 +27,6 @@ def nested(world, tmp_path_factory):
     return out
 
 
-def unit(x):
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
 def test_first_dimensions_are_those_of_the_whole_vector(nested, world):
     texts = [c[0] for c in world.captions[:20]]
     whole = TextEmbedder(nested, **QUIET)
@@ -43,10 +37,10 @@ def test_first_dimensions_are_those_of_the_whole_vector(nested, world):
     found = TextEmbedder(nested, layer="first8", **QUIET).embed(texts)
     assert found.attrs["layer"] == "first8"
     assert found.attrs["normalised"] == 1
-    np.testing.assert_allclose(found.values, unit(whole.embed(texts).values[:, :8]), atol=1e-6)
+    np.testing.assert_allclose(found.values, unit_rows(whole.embed(texts).values[:, :8]), atol=1e-6)
     shallow = TextEmbedder(nested, layer="block0", **QUIET).embed(texts).values
     part = TextEmbedder(nested, layer="block0-first16", **QUIET).embed(texts).values
-    np.testing.assert_allclose(part, unit(shallow[:, :16]), atol=1e-6)
+    np.testing.assert_allclose(part, unit_rows(shallow[:, :16]), atol=1e-6)
     # Read from the cache, and of unit norm also as means over captions.
     assert np.array_equal(found.values, TextEmbedder(nested, layer="first8", **QUIET).embed(texts).values)
     means = TextEmbedder(nested, layer="first8", normalise=True, **QUIET).embed_captions(world.sel(world.ids[:5]))
@@ -56,7 +50,7 @@ def test_first_dimensions_are_those_of_the_whole_vector(nested, world):
 def test_pictures_are_nested_too(nested, world):
     made = ImageEmbedder(nested, layers=["first8", "first16"], **QUIET).embed_layers(world)
     whole = ImageEmbedder(nested, **QUIET).embed(world)
-    np.testing.assert_allclose(made["first8"].values, unit(whole.values[:, :8]), atol=1e-6)
+    np.testing.assert_allclose(made["first8"].values, unit_rows(whole.values[:, :8]), atol=1e-6)
     assert made["first16"].shape == (80, 16)
     assert made["first16"]["trained_on"].values.sum() == 60
     assert not made["first16"]["trained_on"].values[60:].any()
@@ -103,30 +97,6 @@ def test_a_space_can_be_the_base_and_what_it_saw_stays_known(world, tmp_path, mo
     train_space("bow", second, tmp_path / "words", dims=24, **QUIET)
     with pytest.raises(DataError, match="was trained on another"):
         TextEmbedder(str(tmp_path / "n"))
-
-
-def test_a_killed_training_with_mined_negatives_ends_where_it_would_have_ended(world, tmp_path, monkeypatch):
-    from neuroenc._core.checkpoints import Checkpoint
-
-    how = {**HOW, "epochs": 4, "batch_size": 32, "soup": 2, "mix": "pairs"}
-    miner = partial(mine_hard_negatives, k=2, filters=[OwnerQuery(0.99)])
-    whole = train_space("nested", world, tmp_path / "whole", miner=miner, **how)
-    save, epochs = Checkpoint.save, []
-
-    def stop(self, model, optimiser, state, best=None):
-        save(self, model, optimiser, state, best)
-        epochs.append(state["epoch"])
-        if epochs == [1, 2]:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoint, "save", stop)
-    monkeypatch.setattr("neuroenc._core.training.EVERY", 0.0)
-    with pytest.raises(KeyboardInterrupt):
-        train_space("nested", world, tmp_path / "again", miner=miner, **how)
-    again = train_space("nested", world, tmp_path / "again", miner=miner, **how)
-    assert epochs == [1, 2, 3]
-    texts = [c[0] for c in world.captions]
-    assert np.array_equal(whole.embed(texts).values, again.embed(texts).values)
 
 
 def test_a_config_reads_first_dimensions(nested, world, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from neuroenc import data, study
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.cli._main import app
 from neuroenc.data import Stimuli, simulate_world
@@ -41,7 +42,7 @@ def topics():
 
 def purity(vectors, labels, k=3):
     """Share of the k nearest neighbours that have the same label."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = unit_rows(vectors)
     near = np.argsort(-(unit @ unit.T - 2 * np.eye(len(unit))), axis=1)[:, :k]
     return float((labels[near] == labels[:, None]).mean())
 
@@ -214,8 +215,7 @@ def found_first(space, stimuli):
     """Share of last captions that find their stimulus among the means of the others."""
     others = space.embed_captions(Stimuli(stimuli.ids, captions=[c[:-1] for c in stimuli.captions])).values
     asked = space.embed([c[-1] for c in stimuli.captions]).values
-    unit = others / np.linalg.norm(others, axis=1, keepdims=True)
-    return float(((asked @ unit.T).argmax(1) == np.arange(len(stimuli))).mean())
+    return float(((asked @ unit_rows(others).T).argmax(1) == np.arange(len(stimuli))).mean())
 
 
 HOW = {"dims": 32, "epochs": 15, "batch_size": 16, "loss": "info_nce"}
@@ -230,13 +230,20 @@ def test_towers_read_words_and_all_but_bow_their_order(kind, orders, tmp_path):
     assert found <= 0.6 if kind == "bow" else found >= 0.9
 
 
-@pytest.mark.parametrize("settings", [{"batches": "hard"}, {"loss": "info_nce", "mix": "pairs", "soup": 2}])
-def test_a_killed_training_ends_where_it_would_have_ended(settings, orders, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("ranked", {"tower": "ngrams", "loss": "hinge", "batches": "hard"}),
+        ("ranked", {"tower": "ngrams", "mix": "pairs", "soup": 2}),
+        ("nested", {"base": "world", "layers": ["block1", "block0"], "mix": "pairs", "soup": 2}),
+    ],
+)
+def test_a_killed_training_ends_where_it_would_have_ended(kind, settings, orders, tmp_path, monkeypatch):
     from neuroenc._core.checkpoints import Checkpoint
 
-    how = {**HOW, "loss": "hinge", "epochs": 4, "tower": "ngrams", **settings}
+    how = {**HOW, "epochs": 4, **settings}
     miner = partial(mine_hard_negatives, k=2, filters=[OwnerQuery(0.95)])
-    whole = train_space("ranked", orders, tmp_path / "whole", miner=miner, **how, **QUIET)
+    whole = train_space(kind, orders, tmp_path / "whole", miner=miner, **how, **QUIET)
     save, epochs = Checkpoint.save, []
 
     def stop(self, model, optimiser, state, best=None):
@@ -248,8 +255,8 @@ def test_a_killed_training_ends_where_it_would_have_ended(settings, orders, tmp_
     monkeypatch.setattr(Checkpoint, "save", stop)
     monkeypatch.setattr("neuroenc._core.training.EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):
-        train_space("ranked", orders, tmp_path / "again", miner=miner, **how, **QUIET)
-    again = train_space("ranked", orders, tmp_path / "again", miner=miner, **how, **QUIET)
+        train_space(kind, orders, tmp_path / "again", miner=miner, **how, **QUIET)
+    again = train_space(kind, orders, tmp_path / "again", miner=miner, **how, **QUIET)
     assert epochs == [1, 2, 3]
     texts = [c for several in orders.captions for c in several]
     assert np.array_equal(whole.embed(texts).values, again.embed(texts).values)
@@ -298,8 +305,7 @@ def rendered(tmp_path_factory):
 
 def typos_found(embedder, texts):
     """Share of misspelt texts that find theirs."""
-    unit = [embedder.embed(some).values for some in (texts, data.perturb_text(texts))]
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in unit]
+    unit = [unit_rows(embedder.embed(some).values) for some in (texts, data.perturb_text(texts))]
     return float(((unit[1] @ unit[0].T).argmax(1) == np.arange(len(texts))).mean())
 
 
