@@ -212,13 +212,6 @@ class Stimuli:
             stamp.append((now.st_mtime_ns, now.st_size, now.st_ino))
         return tuple(stamp)
 
-    def caption_table(self) -> pd.DataFrame:
-        """Every caption with its stimulus: columns ``stimulus, caption``."""
-        if self.captions is None:
-            raise DataError(f"these {len(self)} stimuli have no captions (source {self.source!r}).")
-        rows = [(str(s), c) for s, texts in zip(self.ids, self.captions, strict=True) for c in texts]
-        return pd.DataFrame(rows, columns=["stimulus", "caption"])
-
 
 def _check_images(images: Any) -> np.ndarray | list[Path] | PixelBank:
     if isinstance(images, PixelBank):

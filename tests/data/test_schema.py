@@ -317,10 +317,6 @@ def test_selection_keeps_the_parts_together(stimuli):
     assert validate(part) is part
 
 
-def test_caption_table_has_one_row_a_caption(stimuli):
-    assert stimuli.caption_table().values.tolist() == [["a", "one"], ["b", "two"], ["b", "too"]]
-
-
 def test_files_and_arrays_are_the_same_stimuli(stimuli, tmp_path):
     paths = []
     for n, name in enumerate(stimuli.ids):
