@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc.report._page import Block, Section
+from neuroenc.report._regions import median
 from neuroenc.report._style import number
 from neuroenc.report.sections import _cells as shared
 
@@ -43,15 +44,14 @@ def fields_section(cells: shared.Cells, fields: xr.Dataset, planted: xr.Dataset 
             label = f"{kind}{title}, {unit}"
             figures = cells.canvas.draw(values, label=label, heights=best, limits=limits, cmap=cmap)
             if figures:
-                middle = float(np.nanmedian(values)) if np.isfinite(values).any() else np.nan
-                alt = f"{label}: median {number(middle, digits=2)}."
+                alt = f"{label}: median {number(median(values), digits=2)}."
                 drawn = f"{label[:1].upper() + label[1:]}. {cells.canvas.how}"
                 blocks.append(Block(figures, alt, drawn, heading=label[:1].upper() + label[1:]))
     rows = []
     for group in cells.groups:
         own = fields.isel(voxel=group.voxels)
         row: dict[Any, Any] = {"kind": group.kind, "group": group.name}
-        row |= {f"median {k.replace('_', ' ')}": _median(own[k]) for k in ("eccentricity", "size")}
+        row |= {f"median {k.replace('_', ' ')}": median(own[k].values) for k in ("eccentricity", "size")}
         if planted is not None:
             row |= compare_retinotopy(own, planted.isel(voxel=group.voxels)).to_dict()
         rows.append(row)
@@ -63,8 +63,3 @@ def fields_section(cells: shared.Cells, fields: xr.Dataset, planted: xr.Dataset 
     if planted is not None:
         lead += " Planted fields stand beside them; angle error is a median in degrees, r a Spearman correlation."
     return Section("fields", "Receptive fields on the cortex", lead, blocks, nav="Retinotopy")
-
-
-def _median(values: xr.DataArray) -> float:
-    known = values.values[np.isfinite(values.values)]
-    return float(np.median(known)) if known.size else np.nan
