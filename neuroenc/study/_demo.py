@@ -85,7 +85,7 @@ def demo(
         Scenes shown once, scenes shown three times, and scenes that nobody saw, for captions and projection.
     progress : bool
     say : callable
-        Gets the lines that the command prints.
+        Called with each line that the command prints.
 
     Returns
     -------

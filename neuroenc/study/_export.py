@@ -85,7 +85,7 @@ def export(
     maps : sequence of str, optional
         Scores to write; by default all.
     say : callable
-        Gets the lines that the command prints.
+        Called with each line that the command prints.
     **options
         Of `neuroenc.report.export_bids`: ``subject, session, task, space, volume_space, resolution, density, desc,
         source_datasets, licence, overwrite``.

@@ -564,7 +564,7 @@ def _anatomy(module: nn.Module | None) -> dict[str, Any]:
 
 
 def complete(x: Tensor, y: Tensor, log_weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Missing responses as zeros that nobody looks at, and checked shapes."""
+    """Check shapes; replace missing responses by zeros of weight -inf."""
     support = x.shape[-2]
     if y.ndim != 2 or y.shape[1] != support or x.ndim not in (2, 3) or (x.ndim == 3 and len(x) != len(y)):
         raise DataError(f"support images have shape {tuple(x.shape)}, responses {tuple(y.shape)} (voxel, support).")

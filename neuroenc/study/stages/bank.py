@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from neuroenc import data
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import ConfigError
 from neuroenc._core.files import hash_json, hash_path
 from neuroenc._core.store import content_key
@@ -173,8 +174,7 @@ class _Vectors:
 def text_direction(texts: Texts | None, decoder: Any = None) -> np.ndarray | None:
     """Mean direction of texts: of the caption bank, or what the captioner knows from its training."""
     if texts is not None:
-        unit = texts.vectors / np.linalg.norm(texts.vectors, axis=1, keepdims=True)
-        return np.asarray(unit.mean(axis=0, dtype=np.float64))
+        return np.asarray(unit_rows(texts.vectors).mean(axis=0, dtype=np.float64))
     return getattr(decoder, "text_direction", None)
 
 

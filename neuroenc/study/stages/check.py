@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import stats
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc.captions import (
     Captioner,
@@ -32,7 +33,7 @@ from neuroenc.study.truth import judge_planted, planted_summary
 
 @stage("ground", reads=READS, writes=("captions",))
 def ground(study: Study) -> dict[str, Any]:
-    """The verdict on each phrase, and captions written under the checker's eyes where asked."""
+    """Judge each phrase; with ``grounding.intervene``, decode captions again under grounding constraints."""
     config, found, seed = study.table("captions"), study.captions, study.config.seed
     if not config.grounding.enabled or not len(found.captions):
         return {"captions": found}
@@ -69,7 +70,7 @@ def ground(study: Study) -> dict[str, Any]:
 
 
 def _intervened(study: Study, checker: GroundingChecker, coef: xr.DataArray, intercept: np.ndarray) -> pd.DataFrame:
-    """Captions written under the checker's eyes, with the evidence that they had."""
+    """Captions decoded under grounding constraints, with the evidence that they had."""
     from neuroenc.captions import grounded_decode
 
     decoder, top = study.captioner.decoder, study.captioner.top
@@ -333,7 +334,7 @@ def round_trip_table(
     voxels = [v for v in coef["voxel"].values.tolist() if v in best.index]
 
     def across(vectors: np.ndarray) -> np.ndarray:
-        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = unit_rows(vectors)
         return unit if text_mean is None or image_mean is None else unit - text_mean + image_mean
 
     percentile, info = round_trip(
@@ -373,7 +374,7 @@ def diversity_table(
             continue
         vectors = np.asarray(embed_text(texts), dtype=np.float64)
         row: dict[str, Any] = {"captions": name, **{str(k): v for k, v in caption_diversity(texts, vectors).items()}}
-        n, unit = len(texts), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        n, unit = len(texts), unit_rows(vectors)
         drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_draws) / n
         # Of unit vectors the mean squared distance from their mean is 1 less its square.
         samples = 1.0 - ((drawn @ unit) ** 2).sum(axis=1)
