@@ -1,10 +1,9 @@
-"""Generative retrieval: a language model writes n-grams that rank captions, images or categories; its training."""
+"""Generative retrieval: a language model writes n-grams that rank captions, images or categories."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,25 +13,24 @@ import xarray as xr
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from neuroenc._core.arrays import unit_rows
-from neuroenc._core.checks import at_least, check_whole, one_of
+from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory
-from neuroenc._core.tables import check_columns
 from neuroenc.captions._linear import voxel_labels
 from neuroenc.captions.decoding._constraints import CorpusConstraint, TrieConstraint, until
-from neuroenc.captions.decoding._prefix import PrefixDecoder
-from neuroenc.captions.decoding._prefix_training import PrefixTraining, train_prefix
 from neuroenc.captions.decoding._sampling import CausalStep, Constraint, Hypotheses, token_logits
 from neuroenc.captions.decoding._search import beam_search
-from neuroenc.captions.text._words import STOP_WORDS
 from neuroenc.retrieval import LEVELS, CaptionCorpus, NGramIndex, NGramScorer, ScoredDocument, plain_text
 
 Ngram = tuple[int, ...]
+#: N-grams of one query and their log-probabilities.
+Written = tuple[list[Ngram], np.ndarray]
 
 
-def prompted(decoder: Any, prefix: Tensor, prompt: str | None) -> Tensor:
-    """Prefixes (n, length, width) with the tokens of a prompt behind them."""
+def prompted(decoder: Any, prefix: Tensor, prompt: str, vectors: Tensor | None = None) -> Tensor:
+    """Prefixes (n, length, width) with learned vectors (m, width) and the tokens of a prompt behind them."""
+    if vectors is not None:
+        prefix = torch.cat([prefix, vectors.to(prefix).expand(len(prefix), -1, -1)], dim=1)
     if not prompt:
         return prefix
     tokens = torch.tensor(decoder.encode(prompt), device=prefix.device)
@@ -124,8 +122,8 @@ def ngram_log_probabilities(
     return [np.array([known[item][y] for y in several]) for item, several in enumerate(ngrams)]
 
 
-#: What is written in front of an n-gram, in training and in retrieval, so that one model knows what is asked for.
-LEVEL_PROMPTS = {"phrase": "phrase:", "caption": "caption:", "image": "image:", "category": "category:"}
+#: What a decoder of captions begins with, which writes n-grams as the rest of a sentence.
+_OPENING = "a photo of"
 # N-grams named in a row of the result.
 _NAMED = 5
 _COLUMNS = ["query", "rank", "id", "score", "ngrams"]
@@ -150,11 +148,15 @@ class NGramRetriever:
     decoder : PrefixDecoder, optional
         From :func:`train_retriever`; None: texts only, in words.
     level : {"image", "caption", "phrase", "category"}
-    prompts : mapping from level to str, optional
-        Those of training. None: no prompt, as for a decoder of captions.
+    prompt : str, optional
+        Text in front of every n-gram, "" for none. None: what the decoder learned for this level (words, vectors or
+        both), or, for a decoder of captions, "a photo of".
     beams : int
     longest : int
         Most tokens of an n-gram.
+    closed : bool, optional
+        Whether names of phrases and categories are written whole (default). False: their captions are scored by
+        n-grams as those of images are, which a decoder of captions, that never learned names, needs.
     max_memory : str or int, optional
     **scoring
         ``alpha, beta, smoothing, open_count, candidates, relative, frequency`` of
@@ -187,16 +189,22 @@ class NGramRetriever:
         decoder: Any = None,
         *,
         level: str = "image",
-        prompts: Mapping[str, str] | None = LEVEL_PROMPTS,
+        prompt: str | None = None,
         beams: int = 15,
         longest: int = 10,
+        closed: bool | None = None,
         max_memory: str | int | None = None,
         **scoring: Any,
     ) -> None:
         if not isinstance(corpus, CaptionCorpus):
             raise DataError(f"corpus is a {type(corpus).__name__}; legal is a neuroenc.retrieval.CaptionCorpus.")
         self.corpus, self.decoder, self.level = corpus, decoder, one_of("level", level, LEVELS)
-        self.prompt = None if prompts is None else prompts.get(level)
+        learned = None if prompt is not None else getattr(decoder, "prompts", None)
+        self.prompt = _OPENING if prompt is None else prompt
+        self._vectors: Tensor | None = None
+        if learned is not None:
+            self.prompt = learned.word(level)
+            self._vectors = learned.vectors[learned.number(level)].detach()
         self.beams, self.longest = check_whole("beams", beams), check_whole("longest", longest)
         self.max_memory = max_memory
         texts, ids = corpus.documents(level)
@@ -208,7 +216,7 @@ class NGramRetriever:
         self._tokenise: Callable[[str], list[int]] = _Words(texts) if decoder is None else self._encode
         rows = [self._tokenise(t) for t in texts]
         self.scorer = NGramScorer(NGramIndex(rows, ids), **scoring)
-        self._closed = level in ("phrase", "category")
+        self._closed = level in ("phrase", "category") and closed in (None, True)
         self.constraint: CorpusConstraint | None = None
         if decoder is not None:
             shape: dict[str, Any] = {"stop": decoder.stop, "vocabulary": decoder.vocabulary}
@@ -275,8 +283,56 @@ class NGramRetriever:
             No decoder.
         """
         check_whole("top", top)
-        answer = self._names if self._closed else self._documents
-        return self._frame([found for _, prefix in self._prefixes(embeddings, mean) for found in answer(prefix, top)])
+        if not self._closed:
+            return self.rank(self.write(embeddings, mean=mean), top)
+        return self._frame([f for prefix in self._prefixes(embeddings, mean) for f in self._names(prefix, top)])
+
+    def write(self, embeddings: Any, *, mean: Any = None) -> list[Written]:
+        """N-grams that the decoder writes for embeddings, and their log-probabilities.
+
+        Levels of one corpus that are asked for with the same prompt share what is written: the language model is the
+        slow part, and :meth:`rank` of each level's retriever does the rest.
+
+        Parameters
+        ----------
+        embeddings : array (n, embedding_dim)
+        mean : array (embedding_dim,), optional
+            As in :meth:`search`.
+
+        Returns
+        -------
+        list of (list of tuple of int, ndarray)
+            Of each embedding: n-grams in tokens, and :math:`\\log P(n \\mid q)` of each.
+
+        Raises
+        ------
+        ConfigError
+            No decoder, or a level whose names are written whole.
+        """
+        self._need_decoder()
+        if self.constraint is None or self._closed:
+            raise ConfigError(f"{self!r} writes names whole. Next step: search(embeddings), or closed=False.")
+        out: list[Written] = []
+        for prefix in self._prefixes(embeddings, mean):
+            several = write_ngrams(self.decoder, prefix, self.constraint, beams=self.beams, longest=self.longest)
+            out.extend(zip(several, ngram_log_probabilities(self.decoder, prefix, several, self.max_memory)))
+        return out
+
+    def rank(self, written: Sequence[Written], top: int = 10) -> pd.DataFrame:
+        """Documents that hold n-grams, such as those of :meth:`write`.
+
+        Parameters
+        ----------
+        written : sequence of (list of tuple of int, array)
+            Of each query: n-grams in the decoder's tokens, and their log-probabilities.
+        top : int
+
+        Returns
+        -------
+        DataFrame
+            As of :meth:`search_texts`.
+        """
+        return self._frame([self.scorer.score(ngrams, logp, top) for ngrams, logp in written])
 
     def search_voxels(self, projection: xr.Dataset, top: int = 10) -> pd.DataFrame:
         """Documents for projected voxels: ``voxel`` in place of ``query``, and the voxel coordinates.
@@ -305,20 +361,12 @@ class NGramRetriever:
             raise ConfigError("embeddings need a decoder. Next step: NGramRetriever(corpus, decoder, ...).")
         return self.decoder
 
-    def _prefixes(self, embeddings: Any, mean: Any) -> Iterator[tuple[int, Tensor]]:
-        """First row and prompted prefixes of each batch."""
+    def _prefixes(self, embeddings: Any, mean: Any) -> Iterator[Tensor]:
+        """Prompted prefixes of each batch."""
         decoder = self._need_decoder()
         x = decoder.inputs(embeddings, mean)
         for a in range(0, len(x), decoder.batch_size):
-            yield a, prompted(decoder, decoder.prefixes(x[a : a + decoder.batch_size]), self.prompt)
-
-    def _write(self, prefix: Any) -> list[tuple[list[tuple[int, ...]], np.ndarray]]:
-        assert self.constraint is not None
-        several = write_ngrams(self.decoder, prefix, self.constraint, beams=self.beams, longest=self.longest)
-        return list(zip(several, ngram_log_probabilities(self.decoder, prefix, several, self.max_memory)))
-
-    def _documents(self, prefix: Any, top: int) -> list[list[ScoredDocument]]:
-        return [self.scorer.score(y, p, top) for y, p in self._write(prefix)]
+            yield prompted(decoder, decoder.prefixes(x[a : a + decoder.batch_size]), self.prompt, self._vectors)
 
     def _names(self, prefix: Any, top: int) -> list[list[ScoredDocument]]:
         assert isinstance(self.constraint, TrieConstraint)
@@ -353,148 +401,3 @@ class _Words:
 
     def text(self, tokens: Sequence[int]) -> str:
         return " ".join(self.words[t] for t in tokens)
-
-
-def train_retriever(
-    decoder: PrefixDecoder,
-    pairs: pd.DataFrame,
-    embeddings: Callable[[list[str]], Any] | Any,
-    *,
-    prompts: Mapping[str, str] | None = LEVEL_PROMPTS,
-    ngrams: int = 4,
-    longest: int = 10,
-    importance: float = 2.0,
-    source: str = "text",
-    seed: int = 0,
-    **training: Any,
-) -> PrefixTraining:
-    r"""Train a prefix decoder to generate the n-grams by which documents are retrieved, in place.
-
-    Of each pair's target ``ngrams`` n-grams are drawn; they begin at a word and go on for ``longest`` tokens or to the
-    target's end. An n-gram is drawn in proportion to :math:`\exp(\gamma\, o)`, with o the share of its words (function
-    words left out) that the query says as well, and :math:`\gamma` the ``importance``. Names of phrases and categories
-    are whole and followed by the stop token.
-
-    Parameters
-    ----------
-    decoder : PrefixDecoder
-    pairs : DataFrame
-        Columns ``level, query, target``, as of :func:`neuroenc.retrieval.pseudo_queries`; own pairs are as good.
-    embeddings : callable or array (pair, embedding_dim)
-        ``embeddings(list of str)`` of the queries, or one for each pair. For a centred decoder their mean is
-        subtracted, and kept as ``text_direction`` (``source="text"``) or ``mean``.
-    prompts : mapping from level to str, optional
-        None: no prompts.
-    ngrams : int
-    longest : int
-    importance : float
-        0: n-grams are equally probable.
-    source : {"text", "image"}
-        What the embeddings are.
-    seed : int
-    **training
-        Further arguments of :func:`train_prefix`.
-
-    Returns
-    -------
-    PrefixTraining
-
-    Raises
-    ------
-    DataError
-        Columns that are missing, no pairs, or embeddings of another number.
-    ConfigError
-        Illegal settings.
-
-    References
-    ----------
-    Bevilacqua et al. Autoregressive search engines: generating substrings as document identifiers. NeurIPS 2022.
-    Chen et al. A unified generative retriever for knowledge-intensive language tasks via prompt learning. SIGIR 2023.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from neuroenc.captions import NGramRetriever, PrefixDecoder, make_language_model, train_retriever
-    >>> from neuroenc.retrieval import CaptionCorpus, pseudo_queries
-    >>> texts, names = ["A red cat.", "A cat.", "A dog.", "A big dog."], {"x": ["cat"], "y": ["dog"]}
-    >>> corpus = CaptionCorpus(texts, list("xxyy"), names)
-    >>> pairs = pseudo_queries(corpus, ["inner", "lead"])
-    >>> def embed(texts):
-    ...     return np.array([[1.0, 0.0] if "cat" in t else [0.0, 1.0] for t in texts])
-    >>> lm, tokenizer = make_language_model(corpus.captions, width=16, layers=1)
-    >>> decoder = PrefixDecoder(lm, tokenizer, 2, prefix_length=2, stop="<end>", device="cpu")
-    >>> _ = train_retriever(decoder, pairs, embed, epochs=100, lr=0.02, warmup=0, progress=False)
-    >>> NGramRetriever(corpus, decoder, level="category").search(np.eye(2), top=1)["id"].tolist()
-    ['cat', 'dog']
-    """
-    if not len(check_columns(pairs, ("level", "query", "target"), "pairs", "Next step: pseudo_queries(corpus).")):
-        raise DataError("there are 0 pairs. Next step: pseudo_queries(corpus).")
-    check_whole("ngrams", ngrams)
-    check_whole("longest", longest)
-    one_of("source", source, ("image", "text"))
-    at_least("importance", importance)
-    queries = pairs["query"].astype(str).tolist()
-    if callable(embeddings):
-        different = list(dict.fromkeys(queries))
-        place = {q: k for k, q in enumerate(different)}
-        vectors = np.asarray(embeddings(different), dtype=np.float64)
-        at = np.array([place[q] for q in queries])
-    else:
-        vectors, at = np.asarray(embeddings, dtype=np.float64), np.arange(len(pairs))
-    if vectors.ndim != 2 or len(vectors) != at.max() + 1:
-        raise DataError(f"embeddings of shape {vectors.shape} for {at.max() + 1} queries; legal is one row a query.")
-    if decoder.centre:
-        mean = unit_rows(vectors).mean(axis=0)
-        if source == "text":
-            decoder.text_direction = mean
-        else:
-            decoder.mean = mean
-        inputs = decoder.inputs(vectors, mean)
-    else:
-        inputs = decoder.inputs(vectors)
-    targets = _Targets(decoder, longest)
-    texts: list[list[str]] = [[] for _ in inputs]
-    rows = zip(at.tolist(), pairs["level"].astype(str), queries, pairs["target"].astype(str))
-    for k, (row, level, query, target) in enumerate(rows):
-        prompt = (prompts or {}).get(one_of("level", level, LEVELS), "")
-        drawn = targets.draw(level, query, target, ngrams, importance, np.random.default_rng([seed, k]))
-        texts[row].extend(prompt + text for text in drawn)
-    return train_prefix(decoder, inputs, texts, source=source, prepared=True, append_stop=False, seed=seed, **training)
-
-
-class _Targets:
-    """N-grams of texts as a decoder would write them: a space in front of each word."""
-
-    def __init__(self, decoder: PrefixDecoder, longest: int) -> None:
-        self.longest = longest
-        self._length = lru_cache(65_536)(lambda word: len(decoder.encode(" " + word)))
-        self._of = lru_cache(65_536)(self._ngrams)
-        self.stop = str(decoder.tokenizer.decode([decoder.stop]))
-        if decoder.encode(f" a{self.stop}")[-1] != decoder.stop:
-            raise ConfigError(f"the tokenizer does not write its stop token {decoder.stop} as {self.stop!r}.")
-
-    def draw(
-        self, level: str, query: str, target: str, n: int, importance: float, rng: np.random.Generator
-    ) -> list[str]:
-        text = plain_text(target)
-        if level in ("phrase", "category"):
-            return [f" {text}{self.stop}"]
-        several = self._of(text)
-        said = set(plain_text(query).split())
-        share = np.array([len(words & said) / max(1, len(words)) for _, words in several])
-        p = np.exp(importance * (share - share.max()))
-        return [several[k][0] for k in rng.choice(len(several), size=n, p=p / p.sum()).tolist()]
-
-    def _ngrams(self, text: str) -> list[tuple[str, frozenset[str]]]:
-        words = text.replace(self.stop, " ").split()
-        lengths = [self._length(w) for w in words]
-        out = []
-        for a in range(len(words)):
-            b, total = a + 1, lengths[a]
-            while b < len(words) and total + lengths[b] <= self.longest:
-                b, total = b + 1, total + lengths[b]
-            end = self.stop if b == len(words) else ""
-            out.append((f" {' '.join(words[a:b])}{end}", frozenset(w.strip(",;:") for w in words[a:b]) - STOP_WORDS))
-        if not out:
-            raise DataError(f"target {text!r} has no words. Next step: leave it out.")
-        return out

@@ -25,6 +25,7 @@ from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.captions.decoding._constraints import WordBan, content_weights, token_number
+from neuroenc.captions.decoding._level_prompts import LevelPrompts
 from neuroenc.captions.decoding._mapping import make_mapping
 from neuroenc.captions.decoding._retrieval import caption_frame, rerank
 from neuroenc.captions.decoding._sampling import CausalStep, Constraint
@@ -188,6 +189,8 @@ class PrefixDecoder:
         self.batch_size = check_whole("batch_size", batch_size)
         #: Mean direction of the training embeddings (embedding_dim,), from training.
         self.mean: np.ndarray | None = None
+        #: What a decoder that `train_retriever` trained begins with at each level; None for a decoder of captions.
+        self.prompts: LevelPrompts | None = None
 
     def __repr__(self) -> str:
         size = sum(p.numel() for part in (self.mapping, self.lm) for p in part.parameters())
@@ -239,7 +242,8 @@ class PrefixDecoder:
     def room(self) -> int:
         """Most tokens after a prefix: what the language model's positions leave."""
         positions = getattr(self.lm.config, "max_position_embeddings", None)
-        return 10**6 if positions is None else int(positions) - int(self.mapping.prefix_length)
+        taken = int(self.mapping.prefix_length) + (self.prompts.length if self.prompts is not None else 0)
+        return 10**6 if positions is None else int(positions) - taken
 
     def inputs(self, embeddings: Any, mean: Any = None) -> np.ndarray:
         """What the mapping network is given, float32 (n, embedding_dim).
@@ -384,6 +388,7 @@ class PrefixDecoder:
         if not hasattr(self.mapping, "kind"):
             raise ConfigError("a mapping network of your own cannot be written. Next step: save its state_dict.")
         state = _own(self.mapping, "mapping") | (_own(self.lm, "lm") if lm else {})
+        state |= _own(self.prompts, "prompts") if self.prompts is not None and self.prompts.length else {}
         tensors = {name: t.to(_DTYPES[dtype]) if t.is_floating_point() else t for name, t in state.items()}
         for name, mean in (("mean", self.mean), ("text_direction", self.text_direction)):
             if mean is not None:
@@ -393,6 +398,7 @@ class PrefixDecoder:
             **{name: getattr(self, name) for name in _SETTINGS},
             "search": self.search.as_dict(),
             "free_words": sorted(self.free_words),
+            "prompts": None if self.prompts is None else self.prompts.record(),
             "lm": {k: v for k, v in self.lm.config.to_dict().items() if not k.startswith("_")} if lm else None,
             "provenance": provenance(step="prefix decoder"),
         }
@@ -455,6 +461,11 @@ class PrefixDecoder:
             )
             mapped = {k[8:]: v for k, v in state.items() if k.startswith("mapping.")}
             _fill(decoder.mapping, mapped, f"mapping of {folder}")
+            if record.get("prompts") is not None:
+                decoder.prompts = LevelPrompts(embeddings=lm.get_input_embeddings().weight, **record["prompts"])
+                learned = {k[8:]: v for k, v in state.items() if k.startswith("prompts.")}
+                if decoder.prompts.length:
+                    _fill(decoder.prompts, learned, f"prompts of {folder}")
             for name in ("mean", "text_direction"):
                 setattr(decoder, name, state[name].numpy().astype(np.float64) if name in state else None)
         return decoder.with_options(**options)

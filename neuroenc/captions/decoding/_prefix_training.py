@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from neuroenc._core.arrays import unit_rows
 from neuroenc._core.checkpoints import Checkpoint
 from neuroenc._core.checks import at_least, check_whole, one_of
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import hash_array, hash_json
 from neuroenc._core.progress import progress as bar_of
 from neuroenc.captions._descent import take_step
@@ -48,10 +48,17 @@ class PrefixTraining:
     seconds: float
 
 
-def prefix_loss(decoder: PrefixDecoder, inputs: Tensor, tokens: Tensor) -> Tensor:
-    """Mean cross-entropy of captions (n, t), -100 behind their end, after the prefixes of prepared inputs."""
+def prefix_loss(decoder: PrefixDecoder, inputs: Tensor, tokens: Tensor, levels: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of captions (n, t), -100 behind their end, after the prefixes of prepared inputs.
+
+    With ``levels`` (n,) the learned vectors of each caption's level stand behind the prefix.
+    """
+    prefix = decoder.mapping(inputs)
+    if levels is not None:
+        assert decoder.prompts is not None
+        prefix = torch.cat([prefix, decoder.prompts.vectors[levels]], dim=1)
     # Captions are of different lengths, prefixes are not: what stands behind an end is hidden by causality.
-    logits = token_logits(decoder.lm, decoder.mapping(inputs), tokens)
+    logits = token_logits(decoder.lm, prefix, tokens)
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), ignore_index=_IGNORED)
 
 
@@ -63,6 +70,7 @@ def train_prefix(
     source: str = "image",
     noise: float = 0.0,
     train_lm: bool = True,
+    train_mapping: bool = True,
     epochs: int = 10,
     minutes: float | None = None,
     batch_size: int = 40,
@@ -74,6 +82,7 @@ def train_prefix(
     append_stop: bool = True,
     max_tokens: int | None = None,
     prepared: bool = False,
+    prompted: Sequence[Sequence[int]] | None = None,
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 500,
@@ -106,6 +115,8 @@ def train_prefix(
         sigma.
     train_lm : bool
         False: the language model stays as it is (no dropout either).
+    train_mapping : bool
+        False: the mapping network stays as it is; something else is then to be trained.
     epochs : int
     minutes : float, optional
         Time limit: on a slower machine the decay ends then instead, and the result depends on the machine.
@@ -119,6 +130,9 @@ def train_prefix(
         Longer captions are cut.
     prepared : bool
         ``embeddings`` are already what :meth:`PrefixDecoder.inputs` gives.
+    prompted : sequence of sequence of int, optional
+        Of each caption, the number of the decoder's learned prompt that stands in front of it, which is trained as
+        well: what :func:`train_retriever` hands over.
     seed : int
     checkpoint : path, optional
         Folder for the state of training; the same call goes on from there. Several runs may share it.
@@ -169,12 +183,18 @@ def train_prefix(
         inputs = decoder.inputs(inputs)
     stop = decoder.stop if append_stop else None
     rows, tokens = caption_pairs(captions, len(inputs), decoder.encode, decoder.room, stop, max_tokens)
+    if not (train_lm or train_mapping or prompted is not None):
+        raise ConfigError("nothing is to be trained. Next step: train_mapping=True, or train_lm=True.")
+    levels = None if prompted is None else np.array([k for several in prompted for k in several], dtype=np.int64)
+    if levels is not None and len(levels) != len(rows):
+        raise DataError(f"{len(levels)} prompts of {len(rows)} captions; legal is one a caption.")
     decoder.source = source
     descent: dict[str, Any] = {"lr": lr, "decay": weight_decay, "warmup": warmup, "schedule": schedule, "clip": clip}
     total, limit = epochs * math.ceil(len(rows) / batch_size), None if minutes is None else 60.0 * minutes
     length: dict[str, Any] = {"batch": batch_size, "total": total, "limit": limit}
     x = torch.from_numpy(inputs.astype(np.float32))
-    run = _Run(decoder, x, rows, tokens, noise=float(noise), train_lm=train_lm, seed=seed, **descent, **length)
+    parts: dict[str, Any] = {"train_lm": train_lm, "train_mapping": train_mapping, "levels": levels}
+    run = _Run(decoder, x, rows, tokens, noise=float(noise), seed=seed, **parts, **descent, **length)
     return run.run(checkpoint, checkpoint_every, progress)
 
 
@@ -186,6 +206,8 @@ class _Run:
     tokens: list[list[int]]
     noise: float
     train_lm: bool
+    train_mapping: bool
+    levels: np.ndarray | None
     batch: int
     lr: float
     decay: float
@@ -197,16 +219,19 @@ class _Run:
     limit: float | None
 
     def __post_init__(self) -> None:
-        trained = {"mapping": self.decoder.mapping, **({"lm": self.decoder.lm} if self.train_lm else {})}
+        trained = {"mapping": self.decoder.mapping} if self.train_mapping else {}
+        trained |= {"lm": self.decoder.lm} if self.train_lm else {}
+        trained |= {"prompts": self.decoder.prompts} if self.levels is not None else {}
         self.modules = torch.nn.ModuleDict(trained)
         self.parameters = list(self.modules.parameters())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=self.lr, weight_decay=self.decay)
         self.step, self.spent, self.losses = 0, 0.0, list[float]()
 
     def _key(self) -> str:
-        names = [f.name for f in fields(self) if f.name not in ("decoder", "inputs", "rows", "tokens")]
+        apart = ("decoder", "inputs", "rows", "tokens", "levels", *(("train_mapping",) if self.train_mapping else ()))
+        names = [f.name for f in fields(self) if f.name not in apart]
         flat = np.concatenate([np.array(t) for t in self.tokens])
-        data = hash_array(self.inputs.numpy(), self.rows, flat)
+        data = hash_array(self.inputs.numpy(), self.rows, flat, *([] if self.levels is None else [self.levels]))
         start = hash_array(*[p.detach().cpu().float().numpy() for p in self.parameters])
         return hash_json({**{k: getattr(self, k) for k in names}, "data": data, "start": start})
 
@@ -217,8 +242,10 @@ class _Run:
             found = store.resume(self.modules, self.optimiser, self.decoder.device)
             if found is not None:
                 self.step, self.spent, self.losses = found[0]
-        for p in self.decoder.lm.parameters():
-            p.requires_grad_(self.train_lm)
+        networks = ((self.decoder.lm, self.train_lm), (self.decoder.mapping, self.train_mapping))
+        frozen = [network for network, trained in networks if not trained]
+        for part in frozen:
+            part.requires_grad_(False)
         self.modules.train()
         bar = bar_of(desc="captions", total=self.total, initial=self.step, show=show)
         try:
@@ -236,8 +263,8 @@ class _Run:
         finally:
             bar.close()
             self.modules.eval()
-            for p in self.decoder.lm.parameters():
-                p.requires_grad_(True)
+            for part in frozen:
+                part.requires_grad_(True)
         ended = "steps" if self.step >= self.total else "minutes"
         return PrefixTraining(np.array(self.losses), self.step, ended, self.spent)
 
@@ -270,6 +297,8 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
         torch.manual_seed(self._seed(1))
-        loss = prefix_loss(self.decoder, x.to(self.decoder.device), y.to(self.decoder.device))
+        device = self.decoder.device
+        behind = None if self.levels is None else torch.from_numpy(self.levels[chosen]).to(device)
+        loss = prefix_loss(self.decoder, x.to(device), y.to(device), behind)
         self.losses.append(take_step(loss, self.optimiser, self.step, self.clip))
         self.step += 1

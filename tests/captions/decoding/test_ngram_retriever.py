@@ -99,7 +99,7 @@ def test_every_ngram_occurs_and_has_the_model_s_probability(corpus, decoder, que
 
 
 def test_documents_are_those_of_the_scorer_whatever_the_batch(corpus, decoder, queries):
-    retriever = NGramRetriever(corpus, decoder, beams=4, longest=5, alpha=1.5)
+    retriever = NGramRetriever(corpus, decoder, beams=4, longest=5, alpha=1.5, prompt="image:")
     found = retriever.search(queries, top=6)
     prefix = prefix_of(decoder, queries)
     several = write_ngrams(decoder, prefix, retriever.constraint, beams=4, longest=5)
@@ -111,14 +111,14 @@ def test_documents_are_those_of_the_scorer_whatever_the_batch(corpus, decoder, q
         assert mine["id"].tolist() == [d.id for d in expected]
         np.testing.assert_allclose(mine["score"], [d.score for d in expected])
         assert mine["rank"].tolist() == list(range(1, len(expected) + 1))
-    small = NGramRetriever(corpus, decoder.with_options(batch_size=2), beams=4, longest=5, alpha=1.5).search(
-        queries, top=6
-    )
+    small = NGramRetriever(
+        corpus, decoder.with_options(batch_size=2), beams=4, longest=5, alpha=1.5, prompt="image:"
+    ).search(queries, top=6)
     assert small.drop(columns="score").equals(found.drop(columns="score"))
 
 
 def test_names_of_a_closed_set_are_all_written_with_their_probability(corpus, decoder, queries):
-    retriever = NGramRetriever(corpus, decoder, level="category", beams=8)
+    retriever = NGramRetriever(corpus, decoder, level="category", beams=8, prompt="category:")
     found = retriever.search(queries, top=10)
     names = corpus.names_of_categories
     assert len(names) == 4
