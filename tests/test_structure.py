@@ -26,10 +26,7 @@ WAITING: dict[str, set[str]] = {
     },
     "language models of one's own while decoding": {"FunctionStep", "make_language_model"},
     "captions as features": {"aspect_bands", "caption_aspects"},
-    "phrases of captions on their own": {"find_phrases"},
     "generative and hybrid retrieval": {
-        "LEVEL_PROMPTS",
-        "NGramRetriever",
         "train_retriever",
     },
     "released checkpoints, written": {"published_state_dict"},

@@ -27,6 +27,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "categories": (),
     "clusters": (),
     "contrasts": (),
+    "retrieved": ("voxel", "level", "rank", "id", "score", "ngrams", "bm25_rank", "bm25_id"),
 }
 #: What a check can say of a phrase.
 VERDICTS = ("supported", "uncertain", "unsupported")
@@ -96,7 +97,7 @@ def check_scores(scores: Any, dims: tuple[str, ...] = ("voxel",), *, ids: bool =
 
 
 def check_voxel_table(frame: Any, what: str, voxels: np.ndarray, needed: Iterable[str] | None = None) -> pd.DataFrame:
-    """``frame`` sorted by voxel (in the order of ``voxels``), rank and start, if its columns and voxels are known.
+    """``frame`` sorted by voxel (in the order of ``voxels``), level, rank and start, if columns and voxels are known.
 
     Parameters
     ----------
@@ -126,7 +127,7 @@ def check_voxel_table(frame: Any, what: str, voxels: np.ndarray, needed: Iterabl
         )
     place = pd.Series(np.arange(len(voxels)), index=voxels)
     order = {"voxel": place.reindex(frame["voxel"]).to_numpy()}
-    order |= {key: frame[key].to_numpy() for key in ("rank", "start") if key in frame.columns}
+    order |= {key: frame[key].to_numpy() for key in ("level", "rank", "start") if key in frame.columns}
     keys = pd.DataFrame(order).sort_values(list(order), kind="stable")
     return frame.iloc[keys.index.to_numpy()].reset_index(drop=True)
 

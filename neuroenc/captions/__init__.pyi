@@ -28,6 +28,7 @@ from .analysis._lexicon import (
     load_categories as load_categories,
     load_lexicon as load_lexicon,
 )
+from .analysis._retrieved import named_concepts as named_concepts, retrieve_stimuli as retrieve_stimuli
 from .analysis._structurize import StructuredCaptions as StructuredCaptions, structurize as structurize
 from .analysis._voxel_search import search_voxels as search_voxels
 from .analysis._words import nouns as nouns, words as words
@@ -62,14 +63,12 @@ from .decoding._constraints import (
     WordBan as WordBan,
 )
 from .decoding._language_model import load_captioner as load_captioner, make_language_model as make_language_model
-from .decoding._ngram_retriever import (
-    LEVEL_PROMPTS as LEVEL_PROMPTS,
-    NGramRetriever as NGramRetriever,
-    train_retriever as train_retriever,
-)
+from .decoding._level_prompts import LEVEL_PROMPTS as LEVEL_PROMPTS
+from .decoding._ngram_retriever import NGramRetriever as NGramRetriever
 from .decoding._prefix import PrefixDecoder as PrefixDecoder
 from .decoding._prefix_training import PrefixTraining as PrefixTraining, train_prefix as train_prefix
 from .decoding._retrieval import Decoder as Decoder, RetrievalDecoder as RetrievalDecoder
+from .decoding._retriever_training import train_retriever as train_retriever
 from .decoding._sampling import (
     CausalStep as CausalStep,
     FunctionStep as FunctionStep,

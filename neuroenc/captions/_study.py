@@ -123,9 +123,12 @@ class CaptionStudy:
         Per region (column ``roi``), or per voxel (column ``voxel``).
     vectors : Dataset, optional
         Of voxels and a vocabulary (:func:`neuroenc.captions.search_vectors`), for searches by what words mean.
+    retrieved : DataFrame, optional
+        Stimuli, captions and categories that carry a voxel's n-grams, with BM25's answer beside each: what
+        `retrieve_stimuli` found.
     settings : mapping
         By part: ``encoder, features, bank, projection, decoder, captions, gate, folds, grounding, stability,
-        sentence, seed``; `methods` writes from these.
+        sentence, retrieval, seed``; `methods` writes from these.
     provenance : mapping
         ``versions`` and hashes.
     caveats : tuple of str
@@ -166,6 +169,7 @@ class CaptionStudy:
     clusters: pd.DataFrame | None = None
     contrasts: pd.DataFrame | None = None
     vectors: xr.Dataset | None = None
+    retrieved: pd.DataFrame | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
@@ -545,7 +549,7 @@ def methods_text(study: Any) -> str:
         return ""
 
     names = ("features", "encoder", "folds", "gate", "bank", "projection", "decoder", "captions")
-    parts = {name: _Part(settings, name) for name in (*names, "grounding", "stability", "sentence")}
+    parts = {name: _Part(settings, name) for name in (*names, "grounding", "stability", "sentence", "retrieval")}
     kinds = [] if stability is None else [c for c in stability if f"{c}_null" in stability]
     facts = {
         "n": scores.sizes["voxel"],
@@ -556,6 +560,7 @@ def methods_text(study: Any) -> str:
         "n_stable": None if stability is None else stability["voxel"].nunique(),
         "kinds": _join([c for c in kinds if c != "voxel" and not str(c).endswith("_null")]),
         "scored": study.sentence is not None,
+        "retrieved": study.retrieved is not None,
         "seed": "" if settings.get("seed") is None else _said(settings["seed"]),
     }
     source = Path(__file__).with_name("methods.jinja").read_text(encoding="utf-8")

@@ -249,31 +249,42 @@ def _check_captions(captions: CaptionsConfig, config: StudyConfig, mirror: str |
         space.stimuli == "image",
         space.stimuli == "captions",
     )
+    if captions.retrieval.enabled:
+        # BM25 stands beside every answer.
+        require("bm25s", "language")
+        if captions.retrieval.retriever:
+            _check_captioner("captions.retrieval.retriever", captions.retrieval.retriever)
     texts = bank if decoder.caption_bank == "bank" else decoder.caption_bank
     if decoder.kind != "prefix" and texts == "stimuli":
         _needs("captions.decoder", f'kind = "{decoder.kind}"', config.data, False, True)
     if not os.path.isdir(bank):
         _check_set("captions.bank.source", bank, ("stimuli", "unseen", "captions"), "the folder of a bank")
-    elif decoder.kind != "prefix" and decoder.caption_bank == "bank":
+    elif (decoder.kind != "prefix" or captions.retrieval.enabled) and decoder.caption_bank == "bank":
+        what = f'kind = "{decoder.kind}"' if decoder.kind != "prefix" else "[captions.retrieval] enabled = true"
         raise ConfigError(
-            f'[captions.decoder] kind = "{decoder.kind}" needs captions, and the folder {bank} has none. Next step: '
-            'caption_bank = "coco-captions-val2017", or kind = "prefix".'
+            f"[captions.decoder] {what} needs captions, and the folder {bank} has none. Next step: "
+            'caption_bank = "coco-captions-val2017", or kind = "prefix" without retrieval.'
         )
     else:
         with _named("captions.bank.source"):
             as_bank(bank)
     _check_set("captions.decoder.caption_bank", decoder.caption_bank, ("bank", "stimuli", "unseen"))
-    shipped = ("world", "photo")
-    if decoder.kind != "retrieval" and decoder.captioner not in shipped:
-        if not os.path.isdir(decoder.captioner):
-            legal = (*shipped, "a folder of PrefixDecoder.save")
-            raise ConfigError(unknown_name("value of captions.decoder.captioner:", decoder.captioner, legal))
-        check_readable_file(Path(decoder.captioner) / "decoder.json", "captioner")
+    if decoder.kind != "retrieval":
+        _check_captioner("captions.decoder.captioner", decoder.captioner)
     _check_regions(captions, config.data)
     with _named("captions.space.model"):
         if space.stimuli == "image":
             ImageEmbedder(space.model, space.pretrained or None)
         TextEmbedder(space.model, space.pretrained or None)
+
+
+def _check_captioner(where: str, name: str) -> None:
+    shipped = ("world", "photo")
+    if name in shipped:
+        return
+    if not os.path.isdir(name):
+        raise ConfigError(unknown_name(f"value of {where}:", name, (*shipped, "a folder of PrefixDecoder.save")))
+    check_readable_file(Path(name) / "decoder.json", "captioner")
 
 
 def _check_regions(captions: CaptionsConfig, source: DataConfig) -> None:

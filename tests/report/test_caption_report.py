@@ -395,6 +395,31 @@ def test_analyses_stand_on_the_pages_of_their_regions(tmp_path):
     ]
 
 
+def test_what_carries_the_ngrams_of_voxels_stands_on_cards_and_pages_beside_bm25(tmp_path):
+    study = studies.made_up(40)
+    best = study.captions.voxel.iloc[0]
+    columns = ["voxel", "level", "rank", "id", "text", "score", "ngrams", "bm25_rank", "bm25_id", "bm25_text"]
+    rows = [
+        (best, "image", 1, "s7", "a gallop", 3.0, "gallop (3.00)", 2, "s8", "a <b>lantern</b>"),
+        (best, "image", 2, "s8", "a <b>lantern</b>", 1.0, "lantern (1.00)", 1, "s7", "a gallop"),
+        (best, "category", 1, "", "", np.nan, "", 0, "horse", "horse"),
+    ]
+    study = dataclasses.replace(study, retrieved=pd.DataFrame(rows, columns=columns))
+    write_caption_report(study, tmp_path, progress=False)
+    assert pd.read_csv(tmp_path / "retrieved.csv")["bm25_id"].tolist() == ["horse", "s8", "s7"]
+    regions = [x or "no ROI" for x in str(study.scores.roi.sel(voxel=best).item()).split(";")]
+    for page in (tmp_path / "rois").iterdir():
+        text = page.read_text(encoding="utf-8")
+        assert ("Stimuli that carry its n-grams" in text) == (page.stem in [x.replace(" ", "-") for x in regions])
+        if "carry its n-grams" in text:
+            for told in ("a gallop (s7)", "gallop (3.00)", ">horse<"):
+                assert told in text
+            assert "<b>lantern" not in text
+    again = CaptionStudy.load(study.save(tmp_path / "study"))
+    pd.testing.assert_frame_equal(again.retrieved, study.retrieved)
+    assert "n-grams of its captions" in study.methods()
+
+
 def test_a_study_without_captions_still_reports(tmp_path):
     study = studies.made_up(6)
     empty = {name: getattr(study, name).iloc[:0] for name in ("captions", "evidence")}

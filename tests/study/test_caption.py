@@ -308,6 +308,32 @@ def test_other_decoders_and_projections(told, tmp_path):
         assert study.captions.phrases is None
 
 
+def test_stimuli_that_carry_the_captions_ngrams(told, tmp_path):
+    shutil.copytree(told[0] / ".steps", tmp_path / ".steps")
+    few = ["retrieval.enabled=true", "retrieval.voxels_per_region=1", "retrieval.top=2"]
+    study = analysed(tmp_path, "decoder.kind=retrieval", *few)
+    found, captions = study.captions.retrieved, study.captions
+    assert set(found["level"]) == {"image", "caption", "category"}
+    # One voxel a region, the best predicted.
+    r = captions.scores["r"].to_series()[captions.captions["voxel"].unique()]
+    regions = captions.scores["roi"].to_series().str.split(";").str[0]
+    assert set(found["voxel"]) == set(r.groupby(regions).idxmax())
+    # Captions that were retrieved stand in the corpus: their image answers first.
+    first = found[(found["rank"] == 1) & (found["level"] == "image")].set_index("voxel")["id"]
+    best = captions.captions[captions.captions["voxel"].isin(first.index)].groupby("voxel")["caption_id"].agg(set)
+    assert np.mean([first[v] in names for v, names in best.items()]) > 0.7
+    assert captions.settings["retrieval"]["source"] == "its captions"
+
+
+@pytest.mark.slow
+def test_stimuli_that_carry_what_the_captioner_writes(tmp_path):
+    few = ["retrieval.enabled=true", "retrieval.voxels_per_region=2"]
+    found = analysed(tmp_path, *few).captions.retrieved
+    # Category-selective regions find their own category by n-grams.
+    mine = found[(found["level"] == "category") & (found["rank"] == 1)]
+    assert (mine.loc[mine["roi"].str.contains("food"), "id"] == "food").all()
+
+
 @pytest.mark.slow
 def test_captions_that_are_written_under_the_checkers_eyes_have_fewer_unsupported_phrases(done, tmp_path):
     _, summary, _ = done

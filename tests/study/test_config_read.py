@@ -217,6 +217,10 @@ def test_settings_of_a_run_that_cannot_be_right_are_refused(tmp_path, more):
         "stability.halves=-1",
         "analysis.min_voxels=0",
         'analysis.contrast=["a"]',
+        "retrieval.levels=[]",
+        "retrieval.levels=['image', 'image']",
+        "retrieval.levels=['images']",
+        "retrieval.top=0",
         "enabled=3",
     ],
 )

@@ -15,6 +15,8 @@ from neuroenc.data import Stimuli, read_picture
 from neuroenc.report._style import joined, place_of
 from neuroenc.report.explorer._data import VoxelTable, overlay
 
+#: What tables of answers are called, by their level.
+LEVEL_HEADINGS = {"image": "Stimuli", "caption": "Captions", "phrase": "Phrases", "category": "Categories"}
 SIDE = 96  # pixels, shown at 64 CSS pixels
 
 
@@ -157,6 +159,12 @@ def best_rows(table: VoxelTable, rows: np.ndarray, n: int) -> np.ndarray:
     return rows[np.argsort(-np.where(np.isfinite(r), r, -np.inf), kind="stable")][:n]
 
 
+def answer_text(answer: Any, prefix: str) -> str:
+    """An answer of a search as a reader needs it: a caption of it, and its id where that is another text."""
+    name, text = str(answer[f"{prefix}id"]), str(answer.get(f"{prefix}text", ""))
+    return name if text in ("", name) else f"{text} ({name})"
+
+
 def voxel_cards(study: CaptionStudy, table: VoxelTable, rows: Iterable[int], images: Pictures) -> list[dict[str, Any]]:
     """What the template shows of each voxel in ``rows`` of the table: three captions, and six images."""
     scored = [(f"stability, {kind}", f"stability:{kind}", f"stability:{kind}_null") for kind in table.stability]
@@ -176,6 +184,14 @@ def voxel_cards(study: CaptionStudy, table: VoxelTable, rows: Iterable[int], ima
         where = (line["subject"], line["roi"].replace(";", ", "), place_of(study.scores, int(v)))
         card: dict[str, Any] = {"where": " · ".join(x for x in where if x), "captions": captions}
         card["scored"] = [(name, line[c], line[null]) for name, c, null in scored if np.isfinite(line.get(c, np.nan))]
+        card["retrieved"] = []
+        if study.retrieved is not None:
+            found = study.retrieved[(study.retrieved["voxel"] == voxel) & (study.retrieved["rank"] == 1)]
+            card["retrieved"] = [
+                {"level": one["level"], "ngrams": one["ngrams"]}
+                | {"found": answer_text(one, ""), "words": answer_text(one, "bm25_")}
+                for one in found.to_dict("records")
+            ]
         # Of the best caption.
         card["phrases"] = [p for p in told if captions and p["rank"] == captions[0]["rank"]]
         card["images"] = [

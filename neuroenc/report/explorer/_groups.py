@@ -16,7 +16,7 @@ from neuroenc.captions import CaptionStudy, structurize
 from neuroenc.report import _regions as regions
 from neuroenc.report._page import Block, Page, Section
 from neuroenc.report._style import beside, number
-from neuroenc.report.explorer._cards import Pictures, best_rows, voxel_cards
+from neuroenc.report.explorer._cards import LEVEL_HEADINGS, Pictures, answer_text, best_rows, voxel_cards
 from neuroenc.report.explorer._data import VoxelTable
 
 PARTS = (("noun", "Nouns"), ("verb", "Verbs"), ("attribute", "Attributes"), ("relation", "Relations"))
@@ -172,6 +172,40 @@ def _analyses(study: CaptionStudy, name: str | None, members: set[Any], subject:
     return out
 
 
+def _retrieved(study: CaptionStudy, members: set[Any]) -> Section | None:
+    """What carries the n-grams of a group's voxels, and what BM25 finds for their captions, side by side."""
+    if study.retrieved is None:
+        return None
+    mine = study.retrieved[study.retrieved["voxel"].isin(members)]
+    if not len(mine):
+        return None
+    blocks = []
+    for level in dict.fromkeys(mine["level"]):
+        found = mine[mine["level"] == level]
+        n = max(int(found["rank"].max()), 1)
+        by_ngrams = found[found["id"] != ""].groupby("id", sort=False)
+        by_words = found[found["bm25_id"] != ""].groupby("bm25_id", sort=False)
+        first, second = (g.size().sort_values(ascending=False, kind="stable").head(n) for g in (by_ngrams, by_words))
+        lines = []
+        for k in range(max(len(first), len(second))):
+            ours: dict[str, Any] = {"by n-grams": "", "voxels": np.nan, "n-grams": ""}
+            theirs: dict[str, Any] = {"by BM25": "", "voxels, BM25": np.nan}
+            if k < len(first):
+                best = by_ngrams.get_group(first.index[k]).sort_values("rank", kind="stable").iloc[0]
+                ours = {"by n-grams": answer_text(best, ""), "voxels": int(first.iloc[k]), "n-grams": best["ngrams"]}
+            if k < len(second):
+                best = by_words.get_group(second.index[k]).iloc[0]
+                theirs = {"by BM25": answer_text(best, "bm25_"), "voxels, BM25": int(second.iloc[k])}
+            lines.append(ours | theirs)
+        blocks.append(Block(table=pd.DataFrame(lines), heading=LEVEL_HEADINGS.get(level, level)))
+    lead = (
+        f"What carries the n-grams of {mine['voxel'].nunique()} voxels, the best predicted ones, with the n-grams and "
+        "what each adds to the score; voxels are counted in which an answer is among the first. BM25 was asked with "
+        "the words of their captions. Each voxel's answers are in retrieved.csv."
+    )
+    return Section("retrieved", "Stimuli that carry its n-grams", lead, blocks, nav="Stimuli")
+
+
 def _structure(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray, name: str) -> Section | None:
     """Captions of a region as one sentence of scope, a few aspects, and verbatim captions with their voxels."""
     best = best_rows(voxels, rows, MOST_CAPTIONS)
@@ -243,6 +277,7 @@ def group_page(
         columns = [{"heading": "", "words": labels.to_dict("records")}]
         page.add(_word_section("labels", "What voxels are about", lead, "Labels", columns))
     page.add(*_analyses(study, region, members, name if kind == "subject" else None))
+    page.add(_retrieved(study, members))
     first = {"tiles": tiles(study, voxels, rows), "terms": terms_of(study, voxels)}
     return page.add(best_section(study, voxels, rows, pictures, **first), gate_section(voxels, rows))
 

@@ -263,6 +263,44 @@ class AnalysisConfig(Table):
         return contrast
 
 
+class RetrievalConfig(Table):
+    """Stimuli, captions and categories that carry a voxel's n-grams, each beside BM25's answer for its captions.
+
+    The n-grams are those that the captioner writes for a voxel, of the captions of ``decoder.caption_bank``; with
+    ``decoder.kind = "retrieval"`` those of the voxel's captions.
+
+    Attributes
+    ----------
+    enabled
+        Whether they are looked up.
+    retriever
+        A folder that `neuroenc.captions.PrefixDecoder.save` wrote of a decoder that `train_retriever` trained; empty:
+        the captioner.
+    levels
+        What is looked for. Categories are the concepts of the lexicon that captions of a stimulus name.
+    top
+        Answers of a voxel at each level.
+    voxels_per_region
+        Best predicted captioned voxels of each subject and region that are looked up; 0: all.
+    beams
+        Beams of the search for n-grams.
+    """
+
+    enabled: bool = False
+    retriever: FolderOrName = ""
+    levels: list[Literal["image", "caption", "phrase", "category"]] = ["image", "caption", "category"]
+    top: Count = 5
+    voxels_per_region: CountOrZero = 20
+    beams: Count = 15
+
+    @field_validator("levels")
+    @classmethod
+    def _some(cls, levels: list[str]) -> list[str]:
+        if not levels or len(set(levels)) < len(levels):
+            raise ConfigError(f"levels = {levels} is not legal; name each level once, at least one.")
+        return levels
+
+
 class CaptionsConfig(Table):
     """Voxel captions: an encoder's weights, projected onto natural images, decoded into language, and checked.
 
@@ -284,6 +322,8 @@ class CaptionsConfig(Table):
         Check against resampled inputs.
     analysis
         Analyses over voxels.
+    retrieval
+        Stimuli, captions and categories that carry a voxel's n-grams.
     """
 
     space: SpaceConfig
@@ -294,6 +334,7 @@ class CaptionsConfig(Table):
     grounding: GroundingConfig = GroundingConfig()
     stability: StabilityConfig = StabilityConfig()
     analysis: AnalysisConfig = AnalysisConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

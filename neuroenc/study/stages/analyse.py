@@ -10,20 +10,26 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroenc._core.errors import ConfigError
 from neuroenc.captions import (
+    CaptionStudy,
     categorise,
     cluster_voxels,
     concept_maps,
     concept_shares,
     contrast,
+    find_phrases,
+    named_concepts,
+    retrieve_stimuli,
     search_vectors,
     search_vocabulary,
     words,
 )
 from neuroenc.data import in_roi
+from neuroenc.retrieval import CaptionCorpus
 from neuroenc.study.config import AnalysisConfig
-from neuroenc.study.stages.bank import text_direction
-from neuroenc.study.stages.caption import READS, captioned_weights
+from neuroenc.study.stages.bank import captioner_content, load_decoder, text_direction
+from neuroenc.study.stages.caption import READS, captioned_weights, first_roi
 from neuroenc.study.study import Study, stage
 
 
@@ -34,8 +40,53 @@ def analyse(study: Study) -> dict[str, Any]:
     if not len(found.captions):
         return {"captions": found}
     inputs = [study.contents, study.readings.key, found.captions, config.analysis, seed]
-    tables: dict[str, Any] = study.store.keep("analyses", inputs, lambda: _analyses(study))
+    tables: dict[str, Any] = dict(study.store.keep("analyses", inputs, lambda: _analyses(study)))
+    if config.retrieval.enabled:
+        tables |= _retrieved(study)
     return {"captions": dataclasses.replace(found, **tables)}
+
+
+def _retrieved(study: Study) -> dict[str, Any]:
+    """Stimuli, captions and categories of the best predicted voxels' n-grams, and the settings that found them."""
+    config, found, texts = study.table("captions"), study.captions, study.texts
+    settings, decoder, projection = config.retrieval, None, None
+    name = settings.retriever or (config.decoder.captioner if config.decoder.kind != "retrieval" else "")
+    if texts is None:
+        raise ConfigError(
+            f"[captions.retrieval] needs captions, and those of bank {study.bank_name!r} are not known. Next step: "
+            '[captions.decoder] caption_bank = "coco-captions-val2017".'
+        )
+    if name:
+        decoder = load_decoder(name, config.space.model, texts.vectors.shape[1])
+        projection = study.readings.fitted
+    kept = found.captions[found.captions["voxel"].isin(_best_of_regions(found, settings.voxels_per_region))]
+    inputs = [study.contents, study.readings.key, kept, settings.model_copy(update={"retriever": ""})]
+    inputs.append(captioner_content(name))
+
+    def search() -> dict[str, pd.DataFrame]:
+        corpus = CaptionCorpus(
+            texts.captions,
+            texts.ids,
+            named_concepts(texts.captions, texts.ids) if "category" in settings.levels else None,
+            lambda text: find_phrases([text], "rules")["phrase"].tolist(),
+        )
+        options: dict[str, Any] = {"levels": settings.levels, "top": settings.top, "beams": settings.beams}
+        return {"retrieved": retrieve_stimuli(kept, corpus, projection, decoder, **options)}
+
+    tables: dict[str, Any] = study.store.keep("retrieved", inputs, search)
+    source = "its captions" if decoder is None else "its projected weights, written by a language model"
+    told = {"source": source, "texts": texts.name, "top": settings.top, "voxels per region": settings.voxels_per_region}
+    return {**tables, "settings": {**found.settings, "retrieval": told}}
+
+
+def _best_of_regions(found: CaptionStudy, n: int) -> list[Any]:
+    """The ``n`` best predicted captioned voxels of each subject and region; all for 0."""
+    scores = found.scores
+    frame = pd.DataFrame({"voxel": scores["voxel"].values, "r": scores["r"].values, "roi": first_roi(scores)})
+    frame["subject"] = scores["subject"].values if "subject" in scores.coords else ""
+    frame = frame[frame["voxel"].isin(found.captions["voxel"])].sort_values("r", ascending=False, kind="stable")
+    best = frame.groupby(["subject", "roi"], sort=False).head(n) if n else frame
+    return best["voxel"].tolist()
 
 
 def _analyses(study: Study) -> dict[str, pd.DataFrame | xr.Dataset]:

@@ -185,6 +185,19 @@ def _only_lower(tokenizer: Any) -> bool:
     return not any(len(t) > 1 and t.isascii() and t != t.lower() for t in tokens)
 
 
+def load_decoder(name: str, space: str, width: int) -> Any:
+    """A prefix decoder by its folder, or by the name of a captioner, that reads embeddings of a space."""
+    from neuroenc.captions import PrefixDecoder, load_captioner
+
+    found = PrefixDecoder.load(name) if Path(name).is_dir() else load_captioner(name)
+    if found.embedding_dim != width:
+        raise ConfigError(
+            f'captioner "{name}" reads embeddings of {found.embedding_dim}; space "{space}" has {width}. Next step: '
+            'captioner = "world" with model = "world", "photo" with "conse".'
+        )
+    return found
+
+
 def make_decoder(
     config: CaptionsConfig, texts: Texts | None, embed_text: Callable[[list[str]], np.ndarray], seed: int
 ) -> Decoder:
@@ -213,15 +226,10 @@ def make_decoder(
     if d.kind == "retrieval":
         assert texts is not None
         return RetrievalDecoder(texts.captions, texts.vectors, texts.ids, centre=d.centre)
-    from neuroenc.captions import CorpusConstraint, PrefixDecoder, load_captioner
+    from neuroenc.captions import CorpusConstraint
 
-    found = PrefixDecoder.load(d.captioner) if Path(d.captioner).is_dir() else load_captioner(d.captioner)
     width = texts.vectors.shape[1] if texts is not None else embed_text(["a"]).shape[1]
-    if found.embedding_dim != width:
-        raise ConfigError(
-            f'captioner "{d.captioner}" reads embeddings of {found.embedding_dim}; space "{config.space.model}" has '
-            f'{width}. Next step: captioner = "world" with model = "world", "photo" with "conse".'
-        )
+    found = load_decoder(d.captioner, config.space.model, width)
     # Settings of the search have the same names in the config.
     options: dict[str, Any] = {k: getattr(d, k) for k in found.search.as_dict() if k in type(d).model_fields}
     options |= {"seed": seed, "embed_text": embed_text, "without": without or None}
