@@ -24,6 +24,7 @@ from ._ngrams import (
     Successors as Successors,
     ngram_weight as ngram_weight,
 )
+from ._pointer import PointerSelector as PointerSelector
 from ._rank import CrossRanker as CrossRanker
 from ._search import (
     DenseIndex as DenseIndex,

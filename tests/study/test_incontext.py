@@ -887,18 +887,23 @@ def test_time_order_and_supports_of_one_category(study, tmp_path):
 
 
 @pytest.mark.slow
-def test_selectors_stand_beside_random_supports(study, tmp_path):
+def test_selectors_stand_beside_random_supports(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("neuroenc.study.incontext.evaluate._POOLS", 20)
     changes = ['evaluate.methods=["empirical-bayes", "mean", "full"]', "evaluate.sizes=[20,400]"]
-    changes += ["evaluate.n_bootstraps=20", 'evaluate.select=["random","nearest","prior"]', "evaluate.select_batch=8"]
+    changes += [
+        "evaluate.n_bootstraps=20",
+        'evaluate.select=["random","nearest","prior","pointer"]',
+        "evaluate.select_batch=8",
+    ]
     summary = incontext_evaluate(read(study[0] / "icl.toml", changes), tmp_path, progress=False, say=quiet)
     table, pairs = (pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False) for name in ("curve", "comparisons"))
     ridge = "ridge (empirical Bayes)"
     rows = table[(table["kind"] == "all") & (table["method"] == ridge)]
-    assert rows["select"].tolist() == ["random", "nearest", "prior"]
+    assert rows["select"].tolist() == ["random", "nearest", "prior", "pointer"]
     assert set(rows["size"]) == {20}  # selectors choose from half of the pool
     pairs = pairs[(pairs["kind"] == "all") & (pairs["a"] == ridge)]
     said = pairs[pairs["b"] == ridge].set_index("select")
-    assert set(said.index) == {"nearest", "prior"}
+    assert set(said.index) == {"nearest", "prior", "pointer"}
     assert set(said["against"]) == {"random"}
     means = rows.set_index("select")["explained_variance"]
     assert said["difference"]["prior"] == pytest.approx(means["prior"] - means["random"])

@@ -26,6 +26,7 @@ from neuroenc.encoders.incontext import (
     MeanResponse,
     NearestStimuli,
     PaperRidge,
+    PriorSelector,
     compare_methods,
     list_models,
     load_model,
@@ -34,6 +35,7 @@ from neuroenc.encoders.incontext import (
     support_curve,
     surface_positions,
 )
+from neuroenc.retrieval import PointerSelector
 from neuroenc.study.config import METHODS, EvaluateConfig
 from neuroenc.study.incontext.subjects import Part, has_places, make_place_prior, make_prior, part_folders
 from neuroenc.study.incontext.tasks import TaskSubject
@@ -41,6 +43,8 @@ from neuroenc.study.incontext.train import BEFORE
 from neuroenc.study.study import Study, stage
 
 _RIDGE = METHODS["ridge"]
+# That a pointer network learns from.
+_POOLS = 800
 #: What in-context models are compared with at every size.
 BASELINES = tuple(label for name, label in METHODS.items() if name not in ("in-context", "full"))
 _FORMS = {"anchored": METHODS["in-context"]} | {
@@ -268,8 +272,18 @@ def _methods(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
 
 
 def _selector(study: Study, part: Part, name: str) -> Any:
-    prior = make_prior(study, part) if name in ("d-optimal", "prior") else None
-    return make_selector(name, prior, seed=study.config.seed)
+    seed, prior = study.config.seed, make_prior(study, part) if name in ("d-optimal", "prior", "pointer") else None
+    if name != "pointer":
+        return make_selector(name, prior, seed=seed)
+    # Pools of the training subjects' stimuli, and what the prior's design chooses of them.
+    rng, pools = np.random.default_rng([seed, 5]), []
+    for number in range(_POOLS):
+        X = part.tasks.train[number % len(part.tasks.train)].X.values
+        pools.append(X[rng.choice(len(X), min(len(X), int(rng.integers(25, 51))), replace=False)])
+    assert prior is not None
+    study.say(f"  pointer network: {_POOLS} pools of training stimuli")
+    k = min(12, min(map(len, pools)) - 1)
+    return PointerSelector(epochs=20, seed=seed).fit(pools, PriorSelector(prior), k=k, progress=study.progress)
 
 
 def _by_place(study: Study, part: Part, subject: TaskSubject) -> EmpiricalBayesRidge | None:
