@@ -19,6 +19,7 @@ from .sections._incontext import (
     plot_top_support as plot_top_support,
     plot_weight_colours as plot_weight_colours,
 )
+from .sections._panel import panel_sections as panel_sections
 from .sections._planning import (
     contact_sheet as contact_sheet,
     planning_sections as planning_sections,

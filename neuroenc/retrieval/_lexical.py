@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -84,7 +85,9 @@ class LexicalIndex:
             raise DataError(f"none of {len(texts)} captions has a word that counts; the first is {texts[0]!r}.")
         # In order of appearance: bm25s would number words in the order of a set, which differs between runs.
         vocabulary = {word: i for i, word in enumerate(dict.fromkeys(w for words in found for w in words))}
-        engine = require("bm25s", "language").BM25(method="lucene", k1=self.k1, b=self.b)
+        bm25s = require("bm25s", "language")
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG, and tells every index
+        engine = bm25s.BM25(method="lucene", k1=self.k1, b=self.b)
         numbered = [[vocabulary[w] for w in words] for words in found]
         engine.index((numbered, vocabulary), create_empty_token=False, show_progress=False)
         owner, different = pd.factorize(np.array(names, dtype=object))

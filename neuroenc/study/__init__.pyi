@@ -13,6 +13,12 @@ from .commands import (
     run as run,
 )
 from .config import StudyConfig as StudyConfig
+from .config.panel import list_panels as list_panels, read_panel as read_panel
+from .panels.run import (
+    panel_run as panel_run,
+    panel_select as panel_select,
+    panel_table as panel_table,
+)
 from .read import example_config as example_config, list_examples as list_examples, read_config as read_config
 from .study import Stage as Stage, stage as stage
 from .truth import judge_planted as judge_planted

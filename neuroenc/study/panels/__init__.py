@@ -1,0 +1,1 @@
+"""Frozen panels: tasks, splits, seeds and data by hash, on which models are ranked."""
