@@ -7,6 +7,7 @@ from ._corpus import (
     pseudo_queries as pseudo_queries,
 )
 from ._design import Design as Design
+from ._distil import DistilledRanker as DistilledRanker, distill_ranker as distill_ranker
 from ._lexical import LexicalIndex as LexicalIndex
 from ._mine import (
     AdaptiveMargin as AdaptiveMargin,

@@ -212,7 +212,10 @@ class CrossRanker(PairRanker):
             grade = judged[at]
             column = _draw(grade, size)
             there = ~grade.gather(1, column).isnan()
-            q, c = net.encode(_part(asked, at, device), 0), net.encode(_part(given, column.ravel(), device), 1)
+            q, c = (
+                net.encode(tensors_of(asked, at, device), 0),
+                net.encode(tensors_of(given, column.ravel(), device), 1),
+            )
             q = tuple(x.repeat_interleave(size, 0) for x in q)
             scores = net.pairs(*q, *c).view(len(at), size)
             return ranking_loss(scores, grade.gather(1, column).to(device), self.loss, mask=there.to(device))
@@ -255,23 +258,23 @@ class CrossRanker(PairRanker):
             with exact_arithmetic():
                 for a in range(0, len(at), size):
                     part = at[a : a + size]
-                    q = net.encode(_part(asked, part[:, 0], device), 0)
-                    c = net.encode(_part(given, part[:, 1], device), 1)
+                    q = net.encode(tensors_of(asked, part[:, 0], device), 0)
+                    c = net.encode(tensors_of(given, part[:, 1], device), 1)
                     out[a : a + size] = net.pairs(*q, *c).cpu().numpy()
             return out
         table, step = np.empty((nq, nc), np.float32), min(size, nc)
         with exact_arithmetic():
             for b in range(0, nc, step):
-                c = net.encode(_part(given, slice(b, b + step), device), 1)
+                c = net.encode(tensors_of(given, slice(b, b + step), device), 1)
                 for a in range(0, nq, max(1, size // step)):
                     some = slice(a, a + max(1, size // step))
-                    q = net.encode(_part(asked, some, device), 0)
+                    q = net.encode(tensors_of(asked, some, device), 0)
                     table[some, b : b + step] = net.every(*q, *c).cpu().numpy()
         return label_scores(table, asked, given)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the ranker to a folder."""
-        record = {"params": self.get_params(), "widths": list(getattr(self, "widths_", ())), "of": "cross"}
+        record = {"params": self.get_params(), "widths": list(getattr(self, "widths_", ()))}
         model = getattr(self, "model_", None)
         return write_folder(path, _KIND, record, {} if model is None else model.state_dict())
 
@@ -423,17 +426,17 @@ def check_pairs(pairs: Any, n_queries: int, n_candidates: int) -> np.ndarray:
 def label_scores(table: np.ndarray, asked: TokenSets, given: TokenSets) -> np.ndarray | xr.DataArray:
     """Scores with the ids of what is labelled.
 
-    >>> sets = TokenSets(np.zeros((1, 1, 1)), np.ones((1, 1), bool), np.array(["a"]), True)
+    >>> sets = TokenSets(np.zeros((1, 1, 1)), np.ones((1, 1), bool), np.array(["a"]), "stimulus")
     >>> label_scores(np.zeros((1, 1)), sets, sets).dims
     ('query', 'candidate')
     """
-    if not (asked.labelled or given.labelled):
+    if not (asked.dim or given.dim):
         return table
-    coords = {name: s.ids for name, s in (("query", asked), ("candidate", given)) if s.labelled}
+    coords = {name: s.ids for name, s in (("query", asked), ("candidate", given)) if s.dim}
     return xr.DataArray(table, dims=("query", "candidate"), coords=coords, name="score")
 
 
-def _part(sets: TokenSets, rows: Any, device: str) -> tuple[Tensor, Tensor]:
+def tensors_of(sets: TokenSets, rows: Any, device: str) -> tuple[Tensor, Tensor]:
     """Tokens and mask of some sets on a device."""
     some = (np.ascontiguousarray(sets.values[rows]), np.ascontiguousarray(sets.mask[rows]))
     return torch.from_numpy(some[0]).to(device), torch.from_numpy(some[1]).to(device)
@@ -454,7 +457,7 @@ def _grades(relevance: Any, asked: TokenSets, given: TokenSets) -> np.ndarray:
     """Relevance (query, candidate) float32 in the order of the sets."""
     shape = (len(asked.ids), len(given.ids))
     if relevance is None:
-        by_id = asked.labelled and given.labelled
+        by_id = bool(asked.dim and given.dim)
         if not by_id and shape[0] != shape[1]:
             raise DataError(
                 f"{shape[0]} queries and {shape[1]} candidates without relevance, and not both with ids. Next step: "

@@ -25,14 +25,14 @@ class TokenSets(NamedTuple):
     mask : ndarray (set, token) bool
         True where there is one; every set has at least one.
     ids : ndarray (set,) str
-    labelled : bool
-        Whether the ids were given, and are not positions.
+    dim : str
+        What the ids are of, such as "stimulus"; "" where they are positions.
     """
 
     values: np.ndarray
     mask: np.ndarray
     ids: np.ndarray
-    labelled: bool
+    dim: str
 
     @property
     def width(self) -> int:
@@ -41,7 +41,7 @@ class TokenSets(NamedTuple):
 
     def take(self, rows: Any) -> TokenSets:
         """Some of the sets."""
-        return TokenSets(self.values[rows], self.mask[rows], self.ids[rows], self.labelled)
+        return TokenSets(self.values[rows], self.mask[rows], self.ids[rows], self.dim)
 
 
 def token_sets(sets: Any, what: str) -> TokenSets:
@@ -62,11 +62,11 @@ def token_sets(sets: Any, what: str) -> TokenSets:
     """
     if isinstance(sets, TokenSets):
         return sets
-    ids = None
+    ids, dim = None, ""
     if isinstance(sets, xr.DataArray):
         first = str(sets.dims[0])
         if first in sets.coords:
-            ids = sets[first].values
+            ids, dim = sets[first].values, first
         if {"token", "feature"} <= set(sets.dims) and sets.ndim == 3:
             sets = sets.transpose(..., "token", "feature")
     if isinstance(sets, Sequence) and not isinstance(sets, (str, bytes)):
@@ -94,7 +94,7 @@ def token_sets(sets: Any, what: str) -> TokenSets:
     if len(set(names.tolist())) < len(names):
         twice = next(n for k, n in enumerate(names.tolist()) if n in names[:k])
         raise DataError(f"{what}: id {twice!r} stands twice; each set needs an id of its own.")
-    return TokenSets(values, mask, names, ids is not None)
+    return TokenSets(values, mask, names, dim)
 
 
 def _padded(sets: Sequence[Any], what: str) -> tuple[np.ndarray, np.ndarray]:
