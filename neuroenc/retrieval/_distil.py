@@ -34,9 +34,9 @@ class DistilledRanker(PairRanker):
     .. math:: u = W \Bigl[\textstyle\sum_i h(q_i),\; \max_i h(q_i)\Bigr], \qquad s_{dot} = u \cdot v, \qquad
               s_{pair} = u \cdot v + f([u;\; v;\; u \odot v;\; |u - v|])
 
-    with v of the candidate's tokens by layers of its own, and f a small network that begins as 0. Vectors are made once:
-    those of candidates go into a :class:`DenseIndex` with ``normalise=False``, whose search by those of queries is the
-    dot product's ranking; the head of pairs orders what it found. Both are trained on the teacher's scores t,
+    with v of the candidate's tokens by layers of its own, and f a small network that begins as 0. Vectors are made
+    once: those of candidates go into a :class:`DenseIndex` with ``normalise=False``, whose search by those of queries
+    ranks by the dot product; the head of pairs orders what it found. Both are trained on the teacher's scores t,
 
     .. math:: \mathcal{L} = \sum_{s \in \{s_{dot}, s_{pair}\}} \mathrm{mean}\,(s - t)^2 \quad\text{or}\quad
               \sum_s \mathrm{KL}(\mathrm{softmax}(t / \tau) \,\|\, \mathrm{softmax}(s / \tau)),

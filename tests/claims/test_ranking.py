@@ -6,15 +6,15 @@
    100 new ones, mean over five seeds: "maxsim" as it is and "kernel", fitted, at least .99; the dot product of mean
    tokens at most .6. Controls: with patches dealt anew among the candidates "maxsim" and "kernel" are at most .6; the
    kernel ranker before training is at least .2 below itself afterwards.
-2. Lists teach more than pairs, pairs more than points. 40 concepts of 12 dimensions under 12 nuisance dimensions of 1.5
-   times their scale; queries of one to six concepts, candidates of twelve; a grade is the number of the query's concepts
-   that a candidate has, at most 3. Kernel rankers with maps to 12 dimensions, 150 queries x 200 candidates, 15 epochs;
-   NDCG at 5 of 100 new queries x 200 new candidates, means over five seeds of the same data and first weights: listwise
-   at least pairwise, and pairwise at least pointwise.
-3. Distilled sentence embeddings. 30 concepts of 32 dimensions with noise of .3, queries of one to five, candidates of six
-   to nine; the teacher is "maxsim". 600 queries x 600 candidates to learn from; Spearman correlation with the teacher
-   within each of 100 new queries over 200 new candidates, mean over three seeds: the dot product of the student's
-   vectors at least .9, the head of pairs at least the dot product, an untrained student at least .5 below.
+2. Lists teach more than pairs, pairs more than points. 40 concepts of 12 dimensions under 12 nuisance dimensions of
+   1.5 times their scale; queries of one to six concepts, candidates of twelve; a grade is the number of the query's
+   concepts that a candidate has, at most 3. Kernel rankers with maps to 12 dimensions, 150 queries x 200 candidates, 15
+   epochs; NDCG at 5 of 100 new queries x 200 new candidates, means over five seeds of the same data and first weights:
+   listwise at least pairwise, and pairwise at least pointwise.
+3. Distilled sentence embeddings. 30 concepts of 32 dimensions with noise of .3, queries of one to five, candidates of
+   six to nine; the teacher is "maxsim". 600 queries x 600 candidates to learn from; Spearman correlation with the
+   teacher within each of 100 new queries over 200 new candidates, mean over three seeds: the dot product of the
+   student's vectors at least .9, the head of pairs at least the dot product, an untrained student at least .5 below.
    Seconds are measured in tests/benchmarks/bench_ranking.py.
 """
 

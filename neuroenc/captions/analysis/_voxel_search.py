@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from neuroenc._core.memory import parse_memory
 from neuroenc.captions._linear import as_weights, voxel_labels
 from neuroenc.captions.analysis._lexicon import load_lexicon
 from neuroenc.captions.text._vectors import directions_of, embed, prompt
+from neuroenc.retrieval import second_stage
 
 
 def default_reference() -> list[str]:
@@ -32,6 +33,8 @@ def search_voxels(
     reference: Sequence[str] | None = None,
     image_direction: Any = None,
     top: int | None = None,
+    rerank: Callable[[int, Any], Any] | None = None,
+    rerank_depth: int = 100,
     max_memory: str | int | None = None,
 ) -> pd.DataFrame:
     r"""Search voxels by text: predicted response to a text, beside reference texts.
@@ -58,18 +61,25 @@ def search_voxels(
         Of weights: mean unit-norm image, ``bank_direction`` of a projection.
     top : int, optional
         Voxels a text; default all.
+    rerank : callable, optional
+        A second stage, which orders the first voxels of each text anew: gives scores for the number of a text and
+        voxels, the higher the better, such as :meth:`neuroenc.retrieval.CrossRanker.scorer` of the texts' tokens and
+        of tokens (voxel, token, feature): the vectors of each voxel's best stimuli, say.
+    rerank_depth : int
+        How many voxels of each text it scores; the others follow in their order.
     max_memory : str, int or None
 
     Returns
     -------
     DataFrame
         ``text, rank, voxel, predicted, percentile`` (share of reference texts that are predicted to drive the voxel
-        less)``, z`` and the voxel coordinates, sorted by text (as given) and ``z``.
+        less), ``z`` and the voxel coordinates, sorted by text (as given) and ``z``. With ``rerank`` also
+        ``rank_before``, by ``z``, and ``rerank_score``, NaN where it was not asked.
 
     Raises
     ------
     DataError
-        Widths differ, or the reference is too small.
+        Widths differ, the reference is too small, or the second stage gives no score.
 
     Examples
     --------
@@ -80,8 +90,13 @@ def search_voxels(
     ...                     reference=["a dog", "a house", "a street", "a man"])
     >>> out["voxel"].tolist()
     [1, 0]
+    >>> out = search_voxels("a dog", np.array([[0.0, 2.0], [1.0, 0.0]]), embed_text,
+    ...                     reference=["a dog", "a house", "a street", "a man"], rerank=lambda text, voxels: -voxels)
+    >>> out[["voxel", "rank_before"]].values.tolist()
+    [[0, 2], [1, 1]]
     """
     check_whole("top", 1 if top is None else top)
+    check_whole("rerank_depth", rerank_depth)
     asked = [texts] if isinstance(texts, str) else list(texts)
     others = default_reference() if reference is None else list(reference)
     if not asked:
@@ -114,8 +129,18 @@ def search_voxels(
         found["z"][:, at], found["predicted"][:, at] = z, own + bias[at]
     frames = []
     for i, text in enumerate(asked):
-        order = rows[np.argsort(-np.nan_to_num(found["z"][i, rows], nan=-np.inf), kind="stable")][:top]
+        order = rows[np.argsort(-np.nan_to_num(found["z"][i, rows], nan=-np.inf), kind="stable")]
+        more: dict[str, np.ndarray] = {}
+        if rerank is not None:
+            first = labelled["voxel"].values[order[:rerank_depth]][None]
+            again = second_stage(first, lambda _, voxels, i=i: rerank(i, voxels))  # type: ignore[misc]
+            before = np.arange(1, len(order) + 1)
+            before[: first.size] = again.before[0]
+            score = np.full(len(order), np.nan)
+            score[: first.size] = again.scores[0]
+            order, more = order[before - 1], {"rank_before": before[:top], "rerank_score": score[:top]}
+        order = order[:top]
         named = {"text": text, "rank": np.arange(1, len(order) + 1), "voxel": labelled["voxel"].values[order]}
-        frame = pd.DataFrame({**named, **{name: values[i, order] for name, values in found.items()}})
+        frame = pd.DataFrame({**named, **{name: values[i, order] for name, values in found.items()}, **more})
         frames.append(pd.concat([frame, voxel_labels(labelled, order)], axis=1))
     return pd.concat(frames, ignore_index=True)

@@ -65,7 +65,34 @@ def test_blocks_and_top_change_nothing(space):
     assert len(default) == 10
 
 
+def test_a_second_stage_orders_the_first_voxels_of_each_text(space):
+    texts = ["a man", "a cake"]
+    whole = search_voxels(texts, space.coef, space.text, reference=REFERENCE)
+    asked = []
+
+    def by_name(text, voxels):
+        asked.append((text, len(voxels)))
+        return voxels if text else -voxels
+
+    found = search_voxels(texts, space.coef, space.text, reference=REFERENCE, rerank=by_name, rerank_depth=5)
+    assert asked == [(0, 5), (1, 5)]
+    for text, turn in zip(texts, (1, -1)):
+        old, new = (table[table["text"] == text].reset_index(drop=True) for table in (whole, found))
+        assert new["voxel"][:5].tolist() == sorted(old["voxel"][:5], key=lambda v, turn=turn: turn * v)
+        assert new["voxel"][5:].tolist() == old["voxel"][5:].tolist()
+        assert old["voxel"][new["rank_before"] - 1].tolist() == new["voxel"].tolist()
+        assert new["rerank_score"][:5].tolist() == (-turn * new["voxel"][:5]).tolist()
+        assert new["rerank_score"][5:].isna().all()
+        assert new["z"].tolist() == old["z"][new["rank_before"] - 1].tolist()
+    few = search_voxels(texts, space.coef, space.text, reference=REFERENCE, rerank=by_name, rerank_depth=5, top=3)
+    pd.testing.assert_frame_equal(few, found.groupby("text", sort=False).head(3).reset_index(drop=True))
+
+
 def test_bad_searches_are_named(space):
+    with pytest.raises(ConfigError, match="rerank_depth=0"):
+        search_voxels("a man", space.coef, space.text, rerank_depth=0)
+    with pytest.raises(DataError, match="the second stage gave"):
+        search_voxels("a man", space.coef, space.text, reference=REFERENCE, rerank=lambda text, voxels: [1.0])
     with pytest.raises(DataError, match="at least 3"):
         search_voxels("a man", space.coef, space.text, reference=["a", "a"])
     with pytest.raises(DataError, match="no text"):
