@@ -114,7 +114,8 @@ class CrossRanker(PairRanker):
         rest.
     epochs, batch_size : int
         Passes over queries, and queries a step.
-    learning_rate : float
+    learning_rate : float, optional
+        Default .01, and .001 of "cross_attention".
     device : str
     seed : int
         Of first weights and draws.
@@ -162,8 +163,8 @@ class CrossRanker(PairRanker):
         heads: int = 4,
         list_size: int = 16,
         epochs: int = 20,
-        batch_size: int = 32,
-        learning_rate: float = 0.003,
+        batch_size: int = 8,
+        learning_rate: float | None = None,
         device: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -198,7 +199,8 @@ class CrossRanker(PairRanker):
         asked, given = token_sets(queries, "queries"), token_sets(candidates, "candidates")
         for name in ("list_size", "epochs", "batch_size"):
             check_whole(name, getattr(self, name), least=2 if name == "list_size" else 1)
-        at_least("learning_rate", self.learning_rate, above=True)
+        rate = 0.001 if self.kind == "cross_attention" else 0.01
+        rate = rate if self.learning_rate is None else at_least("learning_rate", self.learning_rate, above=True)
         ranking_loss(torch.zeros(1, 1), torch.zeros(1, 1), self.loss)  # refuses an unknown loss before it computes
         grades = _grades(relevance, asked, given)
         device = resolve_device(self.device)
@@ -220,7 +222,7 @@ class CrossRanker(PairRanker):
             scores = net.pairs(*q, *c).view(len(at), size)
             return ranking_loss(scores, grade.gather(1, column).to(device), self.loss, mask=there.to(device))
 
-        how: dict[str, Any] = {"learning_rate": self.learning_rate, "seed": self.seed, "desc": f"ranker {self.kind}"}
+        how: dict[str, Any] = {"learning_rate": rate, "seed": self.seed, "desc": f"ranker {self.kind}"}
         train(net, loss, len(rows), epochs=self.epochs, batch_size=self.batch_size, show=progress, **how)
         self.model_, self.widths_ = net.requires_grad_(False), (asked.width, given.width)
         return self

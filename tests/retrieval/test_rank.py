@@ -129,7 +129,7 @@ def test_training_finds_a_map_between_two_spaces():
     rng = np.random.default_rng(1)
     words = rng.standard_normal((210, 2, 6))
     patches = np.concatenate([words @ rng.standard_normal((6, 10)), rng.standard_normal((210, 3, 10))], 1)
-    ranker = CrossRanker(dims=6, epochs=40, device="cpu", learning_rate=0.01).fit(words[:200], patches[:200])
+    ranker = CrossRanker(dims=6, epochs=10, device="cpu").fit(words[:200], patches[:200])
     scores = np.asarray(ranker.score(words[200:], patches[200:]))
     assert (scores.argmax(1) == np.arange(10)).mean() >= 0.7
 
