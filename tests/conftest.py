@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("NEUROENC_PROGRESS", "0")
@@ -64,3 +67,25 @@ def fresh():
         return json.loads(done.stdout)
 
     return run
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def tracked():
+    """Context whose value, called after it, is the peak of bytes allocated inside (numpy included)."""
+
+    @contextmanager
+    def context():
+        tracemalloc.start()
+        result = []
+        try:
+            yield lambda: result[0]
+            result.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+
+    return context

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 torch = pytest.importorskip("torch")
 
@@ -40,12 +40,6 @@ def squares(table, grid):
         across, down = np.abs(at - x) <= half / 2, np.abs(-at - y) <= half / 2
         found[:, k] = down[:, :, None] & across[:, None, :]
     return found
-
-
-def auc(values, mask):
-    ranks, inside = rankdata(values.ravel()), mask.ravel()
-    n = inside.sum()
-    return (ranks[inside].sum() - n * (n + 1) / 2) / (n * (inside.size - n))
 
 
 def overlap(found, mask):
@@ -73,9 +67,9 @@ def measured():
         mask = coarse[test][n, k]
         for v in range(len(of)):
             if of[v] == k:
-                own.append(auc(maps[n, v], mask))
+                own.append(roc_auc_score(mask.ravel(), maps[n, v].ravel()))
             elif not coarse[test][n, of[v]].any():
-                other.append(auc(maps[n, v], mask))
+                other.append(roc_auc_score(mask.ravel(), maps[n, v].ravel()))
     vectors = np.stack([encoder.coef_[:, of == k].mean(1) for k in range(len(FAMILIES))], 1)
     finer = PatchUpsampler(rank=16, weight_decay=0.01).fit(tokens[fit], vectors, fine[fit])
     smooth = torch.as_tensor(patch_map(vectors, tokens).values)

@@ -10,19 +10,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import make_responses
 from neuroenc.encoders import ReadoutEncoder, RidgeEncoder
 from neuroenc.encoders.readout import PatchUpsampler, patch_map
-
-
-def auc(values, mask):
-    """Area under the ROC curve of one map against one mask."""
-    ranks, inside = rankdata(values.ravel()), mask.ravel()
-    n = inside.sum()
-    return (ranks[inside].sum() - n * (n + 1) / 2) / (n * (inside.size - n))
 
 
 def overlap(found, mask):
@@ -73,7 +66,7 @@ def test_maps_of_fitted_voxels_show_the_object_that_they_prefer(world):
         maps, found = patch_map(coef, tokens[200:]).values, np.full((100, 4, 4), np.nan)
         for n, v, k in np.ndindex(found.shape):
             if grid[n, k].any() and (v == k or not grid[n, v].any()):
-                found[n, v, k] = auc(maps[n, v], grid[n, k])
+                found[n, v, k] = roc_auc_score(grid[n, k].ravel(), maps[n, v].ravel())
         return found
 
     own = np.eye(4, dtype=bool)
