@@ -71,7 +71,7 @@ def convert(table: Mapping_, new: Callable[[], Mapping_] = dict) -> list[str]:
                 _move(table, name, _inner(table, parent, new), name)
                 moves.append(f"[{name}] is now [{parent}.{name}]")
     if isinstance(table.get("data"), MutableMapping):
-        moves += _data(table["data"], new)
+        moves += _data(table["data"])
     if title and moves and "title" not in table:
         table["title"] = title
     return moves
@@ -124,7 +124,7 @@ def _grid(table: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
     return moves
 
 
-def _data(data: Mapping_, new: Callable[[], Mapping_]) -> list[str]:
+def _data(data: Mapping_) -> list[str]:
     moves = []
     if "world" in data and data.get("name", "") == "":
         if "options" in data:

@@ -84,7 +84,7 @@ def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLi
     if command == "compare" and config.compare:
         _check_compare(config.compare, config.features)
     if command == "caption" and config.captions:
-        _check_captions(config.captions, config, mirror)
+        _check_captions(config.captions, config)
 
 
 def _check_data(config: DataConfig, mirror: str | os.PathLike[str] | None) -> None:
@@ -238,7 +238,7 @@ def _check_set(where: str, name: str, own: tuple[str, ...], also: str = "") -> N
         raise ConfigError(unknown_name(f"value of {where}:", name, [*own, *known]))
 
 
-def _check_captions(captions: CaptionsConfig, config: StudyConfig, mirror: str | os.PathLike[str] | None) -> None:
+def _check_captions(captions: CaptionsConfig, config: StudyConfig) -> None:
     space, decoder, bank = captions.space, captions.decoder, captions.bank.source
     if captions.analysis.words == "spacy":
         require("spacy", "language")

@@ -261,7 +261,7 @@ def check_config(config: StudyConfig, command: str = "run") -> None:
         raise ConfigError('[data] needs either name (a data set, or "world") or responses (your file); found neither.')
     _check_world(config)
     for name, space in config.features.items():
-        _check_space(name, space, config, command)
+        _check_space(name, space, config)
     if config.compare:
         _check_compare(config.compare, config.features)
     if config.captions:
@@ -276,7 +276,7 @@ def _check_world(config: StudyConfig) -> None:
         raise ConfigError('[evaluation] scheme = "test" needs data.options.n_test of at least 2; found 0.')
 
 
-def _check_space(name: str, space: FeaturesConfig, config: StudyConfig, command: str) -> None:
+def _check_space(name: str, space: FeaturesConfig, config: StudyConfig) -> None:
     where = "features" if list(config.features) == ["features"] == [name] else f"features.{name}"
     if "/" in name or not name:
         raise ConfigError(f"[features.{name}]: a name must not be empty nor hold '/'.")

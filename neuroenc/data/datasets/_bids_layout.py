@@ -162,7 +162,7 @@ def find_runs(
         session = int(ses) if numbered else sessions_there.index(ses) + 1
         names = (f"sub-{label}", own.get("task", ""), own.get("space", ""))
         beside = (_events(folder, prepared, own), _confounds(path), _mask(path))
-        runs.append(Run(*names, session, number, path, *beside, *_timing(folder, prepared, path)))
+        runs.append(Run(*names, session, number, path, *beside, *_timing(folder, path)))
     if len({(r.session, r.number) for r in runs}) < len(runs):
         raise DataError(f"two files are the same session and run: {[r.bold.name for r in runs][:4]}.")
     return sorted(runs, key=lambda r: (r.session, r.number))
@@ -239,7 +239,7 @@ def _inherited(base: Path, own: Mapping[str, str], ending: str) -> list[Path]:
     return found
 
 
-def _timing(root: Path, prepared: Path, path: Path) -> tuple[float, float]:
+def _timing(root: Path, path: Path) -> tuple[float, float]:
     """Seconds between volumes, and of the time within a volume to which its slices were shifted."""
     sidecar = path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name))
     own = _record(sidecar) if sidecar.is_file() else {}

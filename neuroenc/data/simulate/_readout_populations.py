@@ -129,7 +129,7 @@ def simulate_readout_population(
     if kind in ("moving", "scaling"):
         warp = _mask_warps(kind, content, fields, draw)
         warps["mask_warp"] = (("stimulus", "voxel", "row", "column"), warp.astype(np.float32))
-        signal = _warped_masks(textures, weights, fields, warp, masks)
+        signal = _warped_masks(textures, weights, fields, warp)
     else:
         seen = textures
         if kind == "gated":
@@ -260,9 +260,7 @@ def _tents(positions: np.ndarray, size: int) -> np.ndarray:
     return np.maximum(0.0, 1 - np.abs(((positions + 1) * size - 1)[..., None] / 2 - np.arange(size)))
 
 
-def _warped_masks(
-    textures: np.ndarray, weights: np.ndarray, fields: np.ndarray, warp: np.ndarray, masks: np.ndarray
-) -> np.ndarray:
+def _warped_masks(textures: np.ndarray, weights: np.ndarray, fields: np.ndarray, warp: np.ndarray) -> np.ndarray:
     """Signal (stimulus, voxel) where each stimulus has its own mask; Gaussian profiles, so by axis."""
     n, channels, height, width = textures.shape
     signal = np.empty((n, len(weights)))

@@ -121,7 +121,7 @@ def explorer_sections(
     told = {"tiles": group_pages.tiles(study, voxels, everything), "terms": group_pages.terms_of(study, voxels)}
     look: dict[str, Any] = {"template": "explorer.html.j2", "context": context, "style": "explore", **told}
     look |= {"scripts": ["explorer_map.js", "explorer_search.js", "explorer.js"], "beside": beside | shown.files}
-    look |= {"files": _names(study, voxels, subjects), "data": {"meta": meta}, "pages": pages}
+    look |= {"files": _names(study, subjects), "data": {"meta": meta}, "pages": pages}
     look["export"] = lambda folder: _export(study, voxels, subjects, folder, written)
     explore = Section("explore", "Explore voxels", nav="Explore", **look)
     quality = [Block(table=frame.head(60), heading=name) for name, frame in study.verdicts().items() if len(frame)]
@@ -238,7 +238,7 @@ def _map_scores(study: CaptionStudy, table: VoxelTable, rows: np.ndarray) -> xr.
     return scores
 
 
-def _names(study: CaptionStudy, voxels: VoxelTable, subjects: Subjects) -> list[str]:
+def _names(study: CaptionStudy, subjects: Subjects) -> list[str]:
     """Files that `_export` writes."""
     listed = ["captions.csv", "captions.json", *(["captions.parquet"] if find_spec("pyarrow") else [])]
     listed += [f"{name}.csv" for name in _TABLES if getattr(study, name) is not None]
