@@ -45,7 +45,10 @@ def run(
 @app.command()
 @clean_errors
 def table(
-    folders: Annotated[list[Path], typer.Argument(help="Output folders of `panel run` and `compare`.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Output folders of `panel run` and `compare`; offline-1: the shipped backbones."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for panel.csv, ranks.csv, summary.json and report/.")],
 ) -> None:
     """Join runs of one panel, and comparisons, into one table of models."""

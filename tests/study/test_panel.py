@@ -20,7 +20,7 @@ from neuroenc.study import list_panels, panel_run, panel_select, panel_table, re
 from neuroenc.study.panels import cells as scoring, run as panels
 from neuroenc.study.panels.cells import held_out, score_source
 from neuroenc.study.panels.material import Loader
-from neuroenc.study.panels.models import open_models, split_name
+from neuroenc.study.panels.models import embed_together, open_models, split_name
 
 TINY = """
 name = "tiny"
@@ -367,3 +367,19 @@ def test_commands_say_what_is_wrong(tmp_path, panel):
     shown = CliRunner().invoke(app, ["panel", "show"])
     assert shown.exit_code == 0
     assert "V4-PE-201025/V4/retrieval/images" in shown.output
+
+
+def test_layers_of_one_network_are_computed_together(material, apart, monkeypatch, tmp_path):
+    stimuli = material.stimuli.sel(material.stimuli.ids[:3])
+    models = open_models(["world:layer1", "world:layer2"], 4)
+    alone = [m.features(stimuli).values for m in models]
+    monkeypatch.setenv("NEUROENC_CACHE", str(tmp_path / "other"))
+    again = open_models(["world:layer1", "world:layer2"], 4)
+    embed_together(again, stimuli)
+
+    def computed(*args):
+        raise AssertionError("not in the cache")
+
+    monkeypatch.setattr(type(again[0].embedder), "_encode", computed)
+    for model, values in zip(again, alone):
+        np.testing.assert_allclose(model.features(stimuli).values, values, atol=1e-5)

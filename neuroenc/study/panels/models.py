@@ -62,17 +62,16 @@ class PanelModel:
         elif self.track == "words":
             found = self.embedder.embed_captions(stimuli)
         else:
-            self._settle_pooling(stimuli)
+            self.settle_pooling(stimuli)
             found = self.embedder.embed(stimuli)
         data.check_unseen(found, self.name)
         return flatten(found)
 
-    def _settle_pooling(self, stimuli: Stimuli) -> None:
+    def settle_pooling(self, stimuli: Stimuli) -> None:
         """Cells where a layer has places; one vector where it has none; the map where it is coarser than the cells."""
         if self.embedder.layer is None or self.embedder.pooling is not None:
             return
         first = stimuli.sel(stimuli.ids[:1])
-        keep, self.embedder.cache = self.embedder.cache, False
         shape = self.embedder.embed(first)
         if shape.ndim > 2:
             side = min(shape.shape[2:]) if shape.ndim == 4 else self.pooling
@@ -81,7 +80,26 @@ class PanelModel:
                 self.embedder.embed(first)
             except ConfigError:  # tokens that do not lie on a grid
                 self.embedder.pooling = "mean"
-        self.embedder.cache = keep
+
+
+def embed_together(models: Sequence[PanelModel], stimuli: Stimuli) -> None:
+    """Features of several layers of one network in one forward pass, for the cache that each model reads its own from.
+
+    Values are those of each layer alone; without a cache nothing is gained, and each model computes its own.
+    """
+    together: dict[Any, list[PanelModel]] = {}
+    for model in models:
+        if model.track == "images" and model.embedder is not None and model.embedder.layer is not None:
+            model.settle_pooling(stimuli)
+            e = model.embedder
+            together.setdefault((str(e.model), e.pretrained, str(e.pooling), e.device), []).append(model)
+    for several in together.values():
+        if len(several) > 1:
+            e = several[0].embedder
+            how: dict[str, Any] = {"pooling": e.pooling, "device": e.device, "progress": e.progress}
+            ImageEmbedder(e.model, e.pretrained, layers=[m.embedder.layer for m in several], **how).embed_layers(
+                stimuli
+            )
 
 
 def split_name(spec: str) -> tuple[str, str | None, str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from neuroenc._core.store import Store
 from neuroenc._core.tables import numbers, read_table, write_table
 from neuroenc._version import __version__
 from neuroenc.report import Page, panel_sections
-from neuroenc.study.config.panel import PanelConfig, SourceConfig, manifest_hash, read_panel
+from neuroenc.study.config.panel import PanelConfig, SourceConfig, list_panels, manifest_hash, read_panel
 from neuroenc.study.panels.cells import COLUMNS, score_source
 from neuroenc.study.panels.material import Loader, absent
-from neuroenc.study.panels.models import PanelModel, finite, open_models
+from neuroenc.study.panels.models import PanelModel, embed_together, finite, open_models
 
 Folder = str | os.PathLike[str]
 #: Columns of panel.csv.
@@ -34,6 +35,8 @@ CELLS += ["half_1", "half_2", "note"]
 RANKS = ["track", "model", "rank", "rank_low", "rank_high", "points", "low", "high", "n_tasks"]
 _NUMBERS = ("score", "low", "high", "n", "half_1", "half_2")
 _FACTORS = ("data", "region", "metric")
+#: Scores of one model and task that differ by no more are the same: machines round differently.
+_SAME = 0.002
 
 
 def panel_run(
@@ -139,12 +142,13 @@ def _source_rows(
             loaded.append(loader.load(source))
         return loaded[0]
 
+    keys = {id(m): [source, settings, data, m.track, m.identity] for m in models}
+    wanted = [m for m in models if m.track in source.stimuli and not store.has("panel", keys[id(m)])]
+    if wanted:
+        embed_together(wanted, material().stimuli)
     for model in models:
         own, note, found = tasks[tasks["track"] == model.track], "", pd.DataFrame(columns=COLUMNS)
         if len(own):
-            key = [source, settings, data, model.track, model.identity]
-            if not store.has("panel", key):
-                material()
 
             def score(model: PanelModel = model) -> dict[str, Any]:
                 X = finite(model.features(material().stimuli))
@@ -152,7 +156,7 @@ def _source_rows(
 
             say(f"{source.name}: {model.name}, {model.track}")
             try:
-                found = store.keep("panel", key, score)["cells"]
+                found = store.keep("panel", keys[id(model)], score)["cells"]
             except DataError as error:
                 if type(error) is not DataError:
                     raise
@@ -171,12 +175,17 @@ def _other(track: str) -> str:
 
 
 def rank_tracks(cells: pd.DataFrame) -> pd.DataFrame:
-    """Borda ranks in each track, of the models that have a score in all of its tasks that any model has one in."""
+    """Borda ranks in each track, of the models that have a score in all of its tasks that any model has one in.
+
+    Subjects (or sessions) are resampled whole where there are several: regions and metrics share stimuli and noise.
+    """
     made = []
     for track, own in cells[cells["score"].notna()].groupby("track", sort=False):
         table = own.pivot(index="model", columns="task", values="score").dropna()
         if min(table.shape) >= 2:
-            made.append(stats.borda(table).assign(track=track))
+            about = own.drop_duplicates("task").set_index("task")
+            unit = (about["data"] + " " + about["subject"]).reindex(table.columns)
+            made.append(stats.borda(table, groups=unit if unit.nunique() > 1 else None).assign(track=track))
     return pd.concat(made, ignore_index=True)[RANKS] if made else pd.DataFrame(columns=RANKS)
 
 
@@ -194,10 +203,7 @@ def _summary(
         + "; ".join(f"{k} ({v['hash'] or 'own'}; {v['licence']}): {v['citation']}" for k, v in data.items())
     )
     return {
-        "panel": config.name,
-        "version": config.version,
-        "panel_hash": digest,
-        "neuroenc": __version__,
+        **_of_panel(config),
         "cite": cite,
         "n_models": len({m.name for m in models}),
         "n_tasks": int(scored["task"].nunique()),
@@ -205,6 +211,11 @@ def _summary(
         "models": {f"{m.name} ({m.track})": m.about for m in models},
         "skipped": skipped,
     }
+
+
+def _of_panel(config: PanelConfig) -> dict[str, Any]:
+    digest = config.content_hash()[:16]
+    return {"panel": config.name, "version": config.version, "panel_hash": digest, "neuroenc": __version__}
 
 
 def write_panel(cells: pd.DataFrame, folder: Path, title: str, summary: dict[str, Any]) -> Path:
@@ -257,6 +268,12 @@ def read_cells(path: Folder) -> pd.DataFrame:
     return table[CELLS]
 
 
+def recorded(panel: str) -> pd.DataFrame:
+    """Rows of the shipped backbones on a panel, as they were measured when it was frozen."""
+    with resources.as_file(resources.files("neuroenc.study.panels").joinpath(f"{panel}.csv")) as path:
+        return read_cells(path)
+
+
 def _compared(folder: Path) -> pd.DataFrame:
     """Rows of a folder of `neuroenc compare`: a cell is a model, a region a task."""
     path = folder / "comparison.csv"
@@ -280,7 +297,8 @@ def panel_table(folders: Sequence[Folder], out: Folder, *, say: Callable[[str], 
     ----------
     folders : sequence of path
         Output folders of `panel_run` (all of one panel, as its hash tells) and of `neuroenc.study.compare`; of a
-        comparison a cell is a model, and each region of its folder a task of the track "compare".
+        comparison a cell is a model, and each region of its folder a task of the track "compare". The name of a panel
+        is the recorded run of the backbones that come with neuroenc.
     out : path
         Receives panel.csv, ranks.csv, summary.json and ``report/``.
     say : callable
@@ -299,7 +317,10 @@ def panel_table(folders: Sequence[Folder], out: Folder, *, say: Callable[[str], 
     parts, summaries = [], []
     for each in folders:
         folder = Path(each)
-        if (folder / "panel.csv").is_file():
+        if str(each) in list_panels() and not folder.exists():
+            parts.append(recorded(str(each)))
+            summaries.append((folder, _of_panel(read_panel(each))))
+        elif (folder / "panel.csv").is_file():
             parts.append(read_cells(folder / "panel.csv"))
             summaries.append((folder, read_json(folder / "summary.json")))
         elif (folder / "comparison.csv").is_file():
@@ -320,7 +341,7 @@ def panel_table(folders: Sequence[Folder], out: Folder, *, say: Callable[[str], 
     scored = cells[cells["score"].notna()]
     groups = scored.groupby(["model", "task"])["score"]
     spread = (groups.max() - groups.min()).reset_index().sort_values("score", ascending=False)
-    if len(spread) and spread["score"].iloc[0] > 1e-6:
+    if len(spread) and spread["score"].iloc[0] > _SAME:
         model, task, most = spread.iloc[0]
         raise DataError(
             f"model {model!r} has scores that differ by {most:.4g} in task {task!r}. Next step: leave out the older "
