@@ -82,9 +82,8 @@ html_theme_options = {
     "footer_end": [],
 }
 # Pages without pages below them have no list of pages beside them.
-html_sidebars = {
-    name: [] for name in ["index", "install", "measured", "glossary", "reference/commands", "reference/config"]
-}
+_ALONE = ["index", "install", "measured", "glossary", *(f"reference/{x}" for x in ("commands", "config", "panel"))]
+html_sidebars = {name: [] for name in _ALONE}
 html_math_renderer = "mathml"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

@@ -264,6 +264,18 @@ def config_page() -> str:
     return intro + reference_markdown()
 
 
+def panel_page() -> str:
+    """All tables and keys of a panel's file."""
+    from neuroenc.study.config.panel import PanelConfig
+    from neuroenc.study.config.reference import reference_markdown
+
+    intro = (
+        "# Panel file\n\nOne TOML file describes a panel, on which `neuroenc panel run` scores models; see"
+        " [panels](../guides/panels.md).\n\n"
+    )
+    return intro + reference_markdown(PanelConfig)
+
+
 # ---------------------------------------------------------------- gallery
 
 
@@ -332,5 +344,6 @@ def write_all() -> None:
     reference: dict[str, Any] = dict(reference_pages())
     reference["commands.md"] = command_page()
     reference["config.md"] = config_page()
+    reference["panel.md"] = panel_page()
     write(DOCS / "reference", reference)
     write(DOCS / "gallery", gallery_pages())

@@ -53,6 +53,7 @@ def test_commands_and_settings_have_their_reference(generate):
     page = generate.config_page()
     for table in ("data", "features.NAME", "encoder", "evaluation", "captions.gate", "compare", "incontext.task"):
         assert f"## `[{table}]`" in page
+    assert "## `[[sources]]`" in generate.panel_page()
     commands = generate.command_page()
     assert all(f"## neuroenc {name}" in commands for name in ("run", "demo", "caption", "compare", "data list"))
 

@@ -27,8 +27,10 @@ class DataRecord(Table):
     ----------
     hash
         Start of the SHA-256 over the files' own (of the world: over ids and captions of its scenes).
-    licence, citation
-        As its manifest has them.
+    licence
+        As its manifest has it.
+    citation
+        As its manifest has it.
     words
         Captions of stimuli that have none of their own, in the order of the data set.
     """
@@ -61,8 +63,12 @@ class SourceConfig(Table):
         patterns whose stimulus has the best predicted pattern in its gallery of hard negatives.
     stimuli
         Forms in which models may take them: a task for each.
-    n_stimuli, n_folds, n_rsa
-        A fixed draw of stimuli; outer folds; stimuli of the dissimilarities.
+    n_stimuli
+        Of a fixed draw, or all that there are.
+    n_folds
+        Outer folds of ridge, by stimulus.
+    n_rsa
+        Stimuli of the dissimilarities, drawn from the others.
     splits
         Start of the SHA-256 of the draw and the folds.
     """
@@ -85,19 +91,28 @@ class PanelConfig(Table):
 
     Attributes
     ----------
-    name, version, title, citation
-        What a table is cited by.
+    name
+        What it is called by.
+    version
+        Another one is another panel.
+    title
+        What it holds.
+    citation
+        What it is cited by.
     seed
         Of draws, folds and resamples.
     n_bootstraps
         Resamples of stimuli.
-    gallery, k
-        Candidates of a gallery, and how many places count.
+    gallery
+        Candidates for each measured pattern, of which one is right.
+    k
+        Places that count.
     pooling
         Layers with places are averaged over so many cells a side.
     data
-        By name.
+        Data sets by name.
     sources
+        What tasks are of.
     """
 
     name: str

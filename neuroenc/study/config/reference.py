@@ -84,8 +84,8 @@ def config_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "neuroenc study", **schema}
 
 
-def reference_markdown() -> str:
-    """Reference of all tables and keys in Markdown: legal values, defaults, meaning.
+def reference_markdown(root: type[Table] = StudyConfig) -> str:
+    """Reference of all tables and keys of a file in Markdown: legal values, defaults, meaning.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def reference_markdown() -> str:
     ...
     """
     lines: list[str] = []
-    for path, model in _models(StudyConfig):
+    for path, model in _models(root):
         head, keys = _described(model)
         title = "Top of the file" if not path else f"`[{path}]`"
         lines += [f"## {title}", "", _markdown(head), ""]

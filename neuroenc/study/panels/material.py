@@ -94,6 +94,11 @@ class Loader:
         stimuli = self._with_words(found.stimuli, source)
         rng = np.random.default_rng([self.panel.seed, len(stimuli)])
         if found.responses is None:
+            if "human" not in found.extra:
+                raise DataError(
+                    f"{source.data} has neither responses nor dissimilarities of subjects. Next step: a data set with "
+                    "responses, or objects92."
+                )
             rdm = found.extra["human"].mean("session").sel(subject=source.subject, drop=True)
             half = rng.permutation(len(stimuli)) % 2
             self._frozen(source, [list(map(str, stimuli.ids)), half.tolist()])
