@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 # Directions of the target that are left out carry at most this share of its prior variance.
 _LEFT_OUT = 1e-3
@@ -70,8 +71,8 @@ class Design:
             if accuracy:
                 self._aimed = carried @ self._root
                 self._fall = np.repeat(np.einsum("nq,nq->n", self._aimed, self._aimed, dtype=np.float64)[None], j, 0)
-            # u' R of each step (steps, j, q).
-            self._turned = np.empty((0, j, self._root.shape[1]))
+            # u' R of each step (j, steps, q).
+            self._turned = np.empty((j, 0, self._root.shape[1]))
 
     @classmethod
     def relative(cls, values: np.ndarray, cov: np.ndarray, snr: Sequence[float], **options: Any) -> Self:
@@ -89,32 +90,45 @@ class Design:
         kept = order[: 1 + int(np.searchsorted(np.cumsum(spread[order]), (1 - _LEFT_OUT) * spread.sum()))]
         return np.asarray(vectors[:, kept] * np.sqrt(np.maximum(values[kept], 0)), dtype=self.values.dtype)
 
-    def add(self, row: int) -> None:
-        """Show a candidate."""
-        j, steps = len(self.ratios), self._steps
-        x = self.values[row]
-        carried = self.cov @ x
-        column = (self.values @ carried).astype(np.float64) + self.offset
-        if steps == self._taken.shape[1]:
-            self._taken = np.concatenate([self._taken, np.empty((j, max(16, steps), len(column)))], axis=1)
-        below = self._taken[:, :steps, row].copy()
-        scale = np.sqrt(1 / self.ratios + np.maximum(self._s[:, row], 0))
-        for i in range(j):
-            self._taken[i, steps] = (column - below[i] @ self._taken[i, :steps]) / scale[i]
-        self._steps += 1
-        u = self._taken[:, steps]
-        self._s = np.maximum(self._s - u**2, 0)
-        if self._root is not None:
-            whole = (carried @ self._root).astype(np.float64)
-            turned = np.array([whole - below[i] @ self._turned[:, i] for i in range(j)]) / scale[:, None]
-            self._left = self._left - (turned**2).sum(axis=1)
-            if self._aimed is not None:
+    def add(self, rows: int | np.ndarray) -> None:
+        """Show a candidate, or several at once."""
+        rows, steps = np.atleast_1d(rows), self._steps
+        carried = self.values[rows] @ self.cov
+        columns = (carried @ self.values.T).astype(np.float64) + self.offset
+        whole = None if self._root is None else (carried @ self._root).astype(np.float64)
+        if steps + len(rows) > self._taken.shape[1]:
+            room = np.empty((len(self.ratios), max(16, steps, len(rows)), columns.shape[1]))
+            self._taken = np.concatenate([self._taken, room], axis=1)
+        if whole is not None:
+            self._turned = np.concatenate(
+                [self._turned, np.empty((len(self.ratios), len(rows), whole.shape[1]))], axis=1
+            )
+        new = slice(steps, steps + len(rows))
+        for i, ratio in enumerate(self.ratios):
+            before = self._taken[i, :steps]
+            below = before[:, rows].T
+            # Rows of L^-1, of the responses' covariance given what was shown before.
+            u = columns - below @ before
+            lower = np.linalg.cholesky(u[:, rows] + np.eye(len(rows)) / ratio)
+            self._taken[i, new] = u = solve_triangular(lower, u, lower=True)
+            self._s[i] = np.maximum(self._s[i] - (u**2).sum(axis=0), 0)
+            if whole is None:
+                continue
+            turned = solve_triangular(lower, whole - below @ self._turned[i, :steps], lower=True)
+            self._turned[i, new] = turned
+            self._left[i] -= (turned**2).sum()
+            if self._aimed is None:
+                continue
+            if len(rows) == 1:
                 # |R'S x|^2 of S - u u', from what S was at first: R'S x = R'C x - sum of (u'x) R'u.
-                along = (self._aimed @ turned.T.astype(x.dtype)).astype(np.float64)
-                for i in range(j):
-                    along[:, i] -= (self._turned[:, i] @ turned[i]) @ self._taken[i, :steps]
-                self._fall += u * (u * (turned**2).sum(axis=1)[:, None] - 2 * along.T)
-            self._turned = np.concatenate([self._turned, turned[None]])
+                along = (self._aimed @ turned[0].astype(self._aimed.dtype)).astype(np.float64)
+                along -= (self._turned[i, :steps] @ turned[0]) @ before
+                self._fall[i] += u[0] * (u[0] * (turned**2).sum() - 2 * along)
+            else:
+                taken, all_turned = self._taken[i, : new.stop], self._turned[i, : new.stop]
+                aimed = self._aimed - (taken.T @ all_turned).astype(self._aimed.dtype)
+                self._fall[i] = np.einsum("nq,nq->n", aimed, aimed, dtype=np.float64)
+        self._steps = new.stop
 
     def gains(self, objective: str) -> np.ndarray:
         """What each candidate (n,) would add, over voxels: nats, or the share of variance explained."""

@@ -90,9 +90,8 @@ class SupportSelector(ABC):
             More stimuli than may be chosen, unknown names, weights of voxels without responses.
         """
         values, ids = _pool(pool)
-        known, seen = _responses(responses, ids, pool)
+        shown, seen = _responses(responses, ids, pool)
         free = ~_excluded(exclude, ids)
-        shown = np.zeros(0, np.int64) if seen is None else np.flatnonzero(~np.isnan(seen).all(axis=1))
         free[shown] = False
         if check_whole("k", k) > free.sum():
             raise ConfigError(
@@ -100,7 +99,7 @@ class SupportSelector(ABC):
                 f"{len(ids) - len(shown) - int(free.sum())} excluded). Next step: at most {int(free.sum())}."
             )
         eligible = Eligible(free, _labels(balance, pool, len(ids)), shown)
-        weight = _weights(voxels, known, seen)
+        weight = _weights(voxels, seen)
         rows = self._choose(values, int(k), eligible, shown, seen, weight)
         return np.asarray(rows, dtype=np.int64)
 
@@ -114,7 +113,7 @@ class SupportSelector(ABC):
         responses: np.ndarray | None,
         voxels: np.ndarray | None,
     ) -> Sequence[int] | np.ndarray:
-        """Rows of ``values`` (n, feature); ``responses`` (n, voxel) are NaN where not shown."""
+        """Rows of ``values`` (n, feature); ``responses`` are those to the rows ``shown``, one after the other."""
 
 
 def _pool(pool: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -132,35 +131,39 @@ def _pool(pool: Any) -> tuple[np.ndarray, np.ndarray]:
     return values, names
 
 
-def _responses(responses: Any, ids: np.ndarray, pool: Any) -> tuple[Any, np.ndarray | None]:
-    """What was given, and the same as (n, voxel)."""
+def _responses(responses: Any, ids: np.ndarray, pool: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows of the pool that were shown (m,), ascending, and the responses to them (m, voxel)."""
     if responses is None:
-        return None, None
+        return np.zeros(0, np.int64), None
     given = np.asarray(as_numpy(responses, "responses"))
     if given.ndim != 2:
         raise DataError(f"responses have shape {given.shape}; expected (stimulus, voxel).")
+    rows = np.arange(len(ids))
     if not (isinstance(responses, xr.DataArray) and "stimulus" in responses.coords):
         if len(given) != len(ids):
             raise DataError(
                 f"responses have {len(given)} rows, the pool {len(ids)}. Next step: responses labelled by stimulus, or "
                 "a row for each of the pool, NaN where it was not shown."
             )
-        return responses, given
-    names = responses["stimulus"].values.astype(str)
-    if not (isinstance(pool, xr.DataArray) and "stimulus" in pool.coords):
-        raise DataError("responses are labelled by stimulus and the pool is not. Next step: label the pool.")
-    if len(np.unique(names)) < len(names):
-        raise DataError("responses hold stimuli twice. Next step: neuroenc.data.average_repeats.")
-    where = {name: row for row, name in enumerate(ids.tolist())}
-    lost = [name for name in names.tolist() if name not in where]
-    if lost:
-        raise DataError(
-            f"{len(lost)} of {len(names)} stimuli with responses are not in the pool (first: {lost[0]!r}). "
-            "Next step: a pool that holds what was shown, too."
-        )
-    whole = np.full((len(ids), given.shape[1]), np.nan, dtype=np.result_type(given.dtype, np.float32))
-    whole[[where[name] for name in names.tolist()]] = given
-    return responses, whole
+    else:
+        names = responses["stimulus"].values.astype(str)
+        if not (isinstance(pool, xr.DataArray) and "stimulus" in pool.coords):
+            raise DataError("responses are labelled by stimulus and the pool is not. Next step: label the pool.")
+        if len(np.unique(names)) < len(names):
+            raise DataError("responses hold stimuli twice. Next step: neuroenc.data.average_repeats.")
+        where = {name: row for row, name in enumerate(ids.tolist())}
+        lost = [name for name in names.tolist() if name not in where]
+        if lost:
+            raise DataError(
+                f"{len(lost)} of {len(names)} stimuli with responses are not in the pool (first: {lost[0]!r}). "
+                "Next step: a pool that holds what was shown, too."
+            )
+        rows = np.array([where[name] for name in names.tolist()], dtype=np.int64)
+        order = np.argsort(rows)
+        rows, given = rows[order], given[order]
+    known = ~np.isnan(given).all(axis=1)
+    # Not a row for each candidate: most were not shown, and voxels are many.
+    return rows[known], given[known]
 
 
 def _excluded(exclude: Any, ids: np.ndarray) -> np.ndarray:
@@ -193,7 +196,7 @@ def _labels(balance: Any, pool: Any, n: int) -> np.ndarray | None:
     return labels
 
 
-def _weights(voxels: Any, responses: Any, seen: np.ndarray | None) -> np.ndarray | None:
+def _weights(voxels: Any, seen: np.ndarray | None) -> np.ndarray | None:
     if voxels is None:
         return None
     if seen is None:
@@ -377,9 +380,8 @@ def choose_greedily(
     objective: str,
 ) -> list[int]:
     """Rows of the highest gain at each step, summed over designs by their ``shares``."""
-    for row in shown:
-        for design in designs:
-            design.add(int(row))
+    for design in designs if len(shown) else ():
+        design.add(shown)
     rows: list[int] = []
     for _ in range(k):
         gain = sum(share * design.gains(objective) for share, design in zip(shares, designs))

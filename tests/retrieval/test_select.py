@@ -53,6 +53,21 @@ def test_designs_equal_the_closed_form(offset):
     assert np.array([0.3, 0.7]) @ design.accuracy() - before == pytest.approx(told, abs=1e-9)
 
 
+def test_several_at_once_are_one_after_the_other():
+    for accuracy in (True, False):
+        designs = [Design(POOL, COV, [0.1, 3.0], offset=50.0, target=POOL, accuracy=accuracy) for _ in range(2)]
+        for row in (4, 9, 20, 31, 2):
+            designs[0].add(row)
+        designs[1].add(np.array([4, 9]))
+        designs[1].add(np.array([20, 31]))
+        designs[1].add(2)
+        for design in designs:
+            design.add(7)
+        assert designs[0].accuracy() == pytest.approx(designs[1].accuracy(), abs=1e-9)
+        for objective in ("information", "accuracy")[: 1 + accuracy]:
+            assert designs[0].gains(objective) == pytest.approx(designs[1].gains(objective), abs=1e-9)
+
+
 def test_greedy_is_the_best_at_each_step():
     chosen = DOptimalSelector(COV, snr=0.5).select(POOL, 5).tolist()
     ratio = 0.5 / np.einsum("np,pq,nq->n", POOL, COV, POOL).mean()

@@ -36,6 +36,7 @@ from neuroenc.encoders.incontext._config import PLUGS, PRESETS, InContextConfig,
 from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
 from neuroenc.encoders.incontext._gain import LARGEST, TRIAL, VOXEL, FitTokens, read_fit
 from neuroenc.encoders.incontext._mixture import PriorMixture
+from neuroenc.encoders.incontext._prior import WeightPrior
 
 
 class VoxelWeights(NamedTuple):
@@ -208,6 +209,20 @@ class InContextModel(nn.Module):
         if self.anchor is not None:
             self.anchor.silent = silent or self.gain is not None
         return self
+
+    def weight_prior(self) -> WeightPrior:
+        """Prior over voxel weights that an anchored model has learned: one Gaussian, and its levels over voxels.
+
+        Its mean has the scale of a typical voxel. The published form has none, which is an error.
+
+        >>> make_model("small", n_features=8, dim=16, depth=1, hidden=32).weight_prior().n_features
+        8
+        """
+        if self.anchor is None:
+            raise ConfigError(f"{self!r} has no prior. Next step: an anchored model, or WeightPrior.from_responses.")
+        prior = self.anchor.single_prior(levels=True)
+        assert prior.hyper is not None
+        return replace(prior, mean=prior.mean * np.exp(prior.hyper[0][0] / 2))
 
     def upcycle(self, names: Sequence[str]) -> InContextModel:
         """A model with one expert a name, all of them copies of this dense model's feed-forward networks.

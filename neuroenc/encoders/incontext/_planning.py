@@ -50,11 +50,13 @@ class ExpectedAccuracy:
         Candidates.
     target : array (m, feature), optional
         Stimuli that are to be predicted; by default the pool.
-    responses : array (n, voxel), optional
-        So far, NaN where nothing was shown.
+    shown : array (m,) of int
+        Rows of the pool that were shown already.
+    responses : array (m, voxel), optional
+        To these, in their order.
     voxels : array (voxel,), optional
         How much each voxel counts.
-    presentations : array (n,), optional
+    presentations : array (m,), optional
         How many were averaged for each row of ``responses``; by default one.
     seed : int
         Of the simulated voxels.
@@ -87,6 +89,7 @@ class ExpectedAccuracy:
         pool: Any,
         *,
         target: Any = None,
+        shown: Any = (),
         responses: np.ndarray | None = None,
         voxels: np.ndarray | None = None,
         presentations: np.ndarray | None = None,
@@ -103,14 +106,11 @@ class ExpectedAccuracy:
         self._values, self._target = values - middle, target - target.mean(axis=0)
         self._cov = np.asarray(prior.cov)
         points, shares = prior_ratios(prior, values, 41)
-        self.shown, self._count = np.zeros(0, dtype=np.int64), np.zeros(0)
-        if responses is not None:
-            known = ~np.isnan(responses).all(axis=1)
-            self.shown = np.flatnonzero(known)
-            self._count = np.ones(len(self.shown)) if presentations is None else np.asarray(presentations)[known]
-            if known.sum() >= 3:
-                points, shares, self._cov = posterior_population(prior, values[known], responses[known], voxels)
-                points = points / self._count.mean()  # the noise was that of averages
+        self.shown = np.asarray(shown, dtype=np.int64)
+        self._count = np.ones(len(self.shown)) if presentations is None else np.asarray(presentations, dtype=float)
+        if responses is not None and len(self.shown) >= 3:
+            points, shares, self._cov = posterior_population(prior, values[self.shown], responses, voxels)
+            points = points / self._count.mean()  # the noise was that of averages
         self.ratios = _quantiles(points, shares, _NODES)
         self._guesses = _quantiles(points, shares, _GUESSES)
         self._within = _axes(self._target, self._cov)

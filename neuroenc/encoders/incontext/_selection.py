@@ -9,9 +9,11 @@ import numpy as np
 
 from neuroenc._core.checks import check_fraction, check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc.encoders.incontext._empirical_bayes import EmpiricalBayesRidge
-from neuroenc.encoders.incontext._evidence import Floats
+from neuroenc.encoders._labels import seen_patterns
+from neuroenc.encoders.incontext._evidence import Floats, GridPosterior
 from neuroenc.encoders.incontext._prior import WeightPrior
+from neuroenc.encoders.incontext._support_posterior import SupportPosterior
+from neuroenc.encoders.incontext._trial_noise import CLIP, outlier_bounds
 from neuroenc.retrieval import (
     CoverageSelector,
     Design,
@@ -24,9 +26,9 @@ from neuroenc.retrieval import (
 )
 
 # Prior variance of an intercept of which nothing is known, in units of the signal's.
-_FLAT = 1e3
-# Voxels that a distribution over voxels is taken from.
-_MOST = 4000
+_FLAT = 100.0
+# Voxels that a distribution over voxels is taken from, and those that are looked at together.
+_MOST, _BLOCK = 4000, 512
 OBJECTIVES = ("accuracy", "information")
 
 
@@ -85,8 +87,10 @@ class PriorSelector(SupportSelector):
         self.target = target
         self.nodes = nodes
 
-    def design(self, values: np.ndarray, responses: np.ndarray | None, voxels: np.ndarray | None) -> Design:
-        """Candidates before any of them was shown, as responses (n, voxel) so far make the prior."""
+    def design(
+        self, values: np.ndarray, shown: np.ndarray, responses: np.ndarray | None, voxels: np.ndarray | None
+    ) -> Design:
+        """Candidates before any of them was shown, as responses (shown, voxel) so far make the prior."""
         one_of("objective", self.objective, OBJECTIVES)
         one_of("adapt", self.adapt, ("both", "snr", "none"))
         prior = self.prior
@@ -98,12 +102,10 @@ class PriorSelector(SupportSelector):
                 "Next step: embed the pool as the stimuli that the prior was made from."
             )
         cov, ratios, weights = prior.cov, *prior_ratios(prior, values, check_whole("nodes", self.nodes))
-        if responses is not None and self.adapt != "none":
-            shown = ~np.isnan(responses).all(axis=1)
-            if shown.sum() >= 3:
-                found = posterior_population(prior, values[shown], responses[shown], voxels)
-                ratios, weights = _collapsed(*found[:2], len(ratios))
-                cov = found[2] if self.adapt == "both" else cov
+        if responses is not None and self.adapt != "none" and len(shown) >= 3:
+            found = posterior_population(prior, values[shown], responses, voxels)
+            ratios, weights = _collapsed(*found[:2], len(ratios))
+            cov = found[2] if self.adapt == "both" else cov
         target, offset = check_target(self.target, values), intercept_offset(prior, values, cov)
         if not prior.n_voxels:
             # With an intercept of which nothing is known, nothing depends on where features have their origin.
@@ -119,7 +121,7 @@ class PriorSelector(SupportSelector):
         )
 
     def _choose(self, values: Any, k: int, eligible: Any, shown: Any, responses: Any, voxels: Any) -> list[int]:
-        design = self.design(values, responses, voxels)
+        design = self.design(values, shown, responses, voxels)
         return choose_greedily([design], [1.0], k, eligible, shown, self.objective)
 
 
@@ -190,8 +192,7 @@ def prior_ratios(prior: WeightPrior, values: np.ndarray, nodes: int) -> tuple[Fl
 def mean_variance(values: np.ndarray, cov: Floats) -> float:
     """Variance over stimuli of the signal of weights of covariance ``cov``, on average."""
     around = values - values.mean(axis=0)
-    found = float(np.einsum("np,pq,nq->n", around, cov, around, optimize=True).mean())
-    return max(found, float(np.finfo(np.float64).tiny))
+    return max(float(np.einsum("np,np->", around @ cov, around)) / len(values), float(np.finfo(np.float64).tiny))
 
 
 def intercept_offset(prior: WeightPrior, values: np.ndarray, cov: Floats) -> float:
@@ -201,7 +202,8 @@ def intercept_offset(prior: WeightPrior, values: np.ndarray, cov: Floats) -> flo
     """
     if prior.n_voxels:
         return prior.intercept_var / (1.0 if prior.hyper is None else float(np.exp(prior.hyper[0][0])))
-    return _FLAT * mean_variance(values, cov)
+    # No stimulus has more signal variance than its squared norm times the trace, which is quicker to tell.
+    return _FLAT * float(np.trace(cov)) * float(values.var(axis=0).sum()) + float(np.finfo(np.float64).tiny)
 
 
 def _collapsed(ratios: Floats, weights: Floats, nodes: int) -> tuple[Floats, Floats]:
@@ -232,11 +234,10 @@ def posterior_population(
     chosen = np.flatnonzero(heard)
     if len(chosen) > _MOST:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, _MOST, replace=False))
-    fitted = EmpiricalBayesRidge(prior, adapt="none").fit(X, Y[:, chosen])
     weight = weight[chosen] / weight[chosen].sum()
     p = prior.n_features
     total, ratios, cov = np.zeros(0), np.zeros(0), np.zeros((p, p))
-    for part, basis, post, values, t in _blocks(fitted):
+    for part, basis, post, values, t in _blocks(prior, X, Y[:, chosen]):
         w = weight[part]
         share = post.ratio_weights()
         factors = post.ratios[:, None] / (1.0 + post.ratios[:, None] * values)
@@ -244,19 +245,28 @@ def posterior_population(
         inner = np.diag((share @ w) @ (1 / (1.0 + post.ratios[:, None] * values)))
         for factor, each in zip(factors, inverse):
             if each.max() > 1e-9 * inverse.max():
-                scaled = factor[:, None] * t
-                inner += (scaled * (each * w)) @ scaled.T
+                inner += np.outer(factor, factor) * ((t * (each * w)) @ t.T)
         cov += w.sum() * prior.cov + basis @ (inner - w.sum() * np.eye(len(inner))) @ basis.T
         total, ratios = np.concatenate([total, share @ w]), np.concatenate([ratios, post.ratios])
     order = np.argsort(ratios)
     return ratios[order], total[order], (cov + cov.T) / 2
 
 
-def _blocks(fitted: EmpiricalBayesRidge) -> Iterator[tuple[np.ndarray, Floats, Any, Floats, Floats]]:
-    hyper = (fitted.hyper_[0], fitted.hyper_[1:]) if len(fitted.hyper_) else None
-    for part, problem, post, t in fitted._posteriors(hyper):
-        p = fitted.support_.shape[1]
-        yield part, problem.shared.basis[:p], post, problem.shared.values, t
+def _blocks(
+    prior: WeightPrior, X: np.ndarray, Y: np.ndarray
+) -> Iterator[tuple[np.ndarray, Floats, GridPosterior, Floats, Floats]]:
+    """Posteriors of blocks of voxels, as `EmpiricalBayesRidge` has them, without its weights."""
+    support = np.asarray(X, dtype=np.float64)
+    Y = np.clip(np.asarray(Y, dtype=np.float64), *outlier_bounds(Y, CLIP))
+    intercept = "prior" if prior.n_voxels and prior.intercept_var > 0 else "flat"
+    settings: dict[str, Any] = {"intercept": intercept, "maximise": False}
+    for rows, columns in seen_patterns(~np.isnan(Y)):
+        settings["precision"] = np.ones(len(rows))
+        problem = SupportPosterior(support, rows, prior, prior.mean[:, None], prior.hyper, **settings)
+        for start in range(0, len(columns), _BLOCK):
+            part = columns[start : start + _BLOCK]
+            post, t = problem.posterior(Y[np.ix_(rows, part)])
+            yield part, problem.shared.basis[: prior.n_features], post, problem.shared.values, t
 
 
 def named_selectors(select: Mapping[str, SupportSelector] | Sequence[str]) -> dict[str, SupportSelector]:

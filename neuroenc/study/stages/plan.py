@@ -81,15 +81,7 @@ def read_prior(where: str) -> Known:
             )
         )
     model = load_model(where)
-    if model.anchor is None:
-        raise ConfigError(
-            f"{model!r} has no prior: the published form learns without one. Next step: an anchored model, or "
-            "WeightPrior.from_responses(...).save(folder)."
-        )
-    prior = model.anchor.single_prior(levels=True)
-    assert prior.hyper is not None
-    # The mixture's mean belongs to voxels of unit signal; that of a typical voxel has its scale.
-    return Known(replace(prior, mean=prior.mean * np.exp(prior.hyper[0][0] / 2)), folder.name, dict(model.features))
+    return Known(model.weight_prior(), folder.name, dict(model.features))
 
 
 @stage("candidates", reads=("config.plan", "config.features", "config.seed"), writes=("candidates", "known", "seen"))
@@ -308,14 +300,12 @@ def _chosen(
 
 
 def _so_far(seen: dict[str, Any] | None, ids: np.ndarray) -> dict[str, Any]:
-    """Responses so far with a row for each candidate."""
+    """Responses so far, by rows of the pool."""
     if seen is None:
         return {}
     Y = seen["responses"]
     place = pd.Index(ids).get_indexer(Y["stimulus"].values.astype(str))
-    whole, counts = np.full((len(ids), Y.shape[1]), np.nan), np.zeros(len(ids))
-    whole[place], counts[place] = Y.values, seen["counts"]
-    return {"responses": whole, "voxels": seen["voxels"], "presentations": counts}
+    return {"shown": place, "responses": Y.values, "voxels": seen["voxels"], "presentations": seen["counts"]}
 
 
 def _pictures_as(table: pd.DataFrame) -> int:

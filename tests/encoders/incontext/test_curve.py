@@ -268,7 +268,7 @@ class Asked(SupportSelector):
         self.asked = []
 
     def _choose(self, values, k, eligible, shown, responses, voxels):
-        self.asked.append((values.copy(), k, None if responses is None else responses.copy()))
+        self.asked.append((values.copy(), k, shown.copy(), None if responses is None else responses.copy()))
         order = np.argsort(-(values**2).sum(axis=1))
         return [r for r in order if eligible.free[r]][:k]
 
@@ -285,7 +285,7 @@ def test_selectors_choose_from_the_sub_pool_of_the_draw():
     # Random supports are what they are without selectors.
     same = curve["explained_variance"].sel({"method": "ridge", "select": "random"}).values
     assert same == pytest.approx(plain["explained_variance"].sel({"method": "ridge"}).values)
-    pools = [{tuple(row) for row in values} for values, _, _ in selector.asked[::2]]
+    pools = [{tuple(row) for row in values} for values, *_ in selector.asked[::2]]
     assert [len(p) for p in pools] == [30, 30, 30]
     seen = [{tuple(row) for row in support} for support in Spy.seen["spy"]]
     for number, support in enumerate(seen):  # by size, draw, selector
@@ -305,13 +305,12 @@ def test_closed_loop_gives_the_responses_so_far_and_no_others():
         Spy.seen.clear()
         support_curve({"spy": Spy("spy")}, X, Y, Q, given, sizes=(6, 10), n_draws=1, **options)
         chosen[name] = np.concatenate(Spy.seen["spy"])
-        assert [k for _, k, _ in selector.asked] == [4, 4, 2]
+        assert [k for _, k, *_ in selector.asked] == [4, 4, 2]
         known = [0 if r is None else int(np.isfinite(r).all(axis=1).sum()) for *_, r in selector.asked]
         assert known == [0, 4, 8]
-        values, _, responses = selector.asked[2]
-        rows = np.isfinite(responses).all(axis=1)
-        where = [int(np.flatnonzero((x == X).all(axis=1))[0]) for x in values[rows]]
-        assert np.array_equal(responses[rows], Y[where])
+        values, _, shown, responses = selector.asked[2]
+        where = [int(np.flatnonzero((x == X).all(axis=1))[0]) for x in values[shown]]
+        assert np.array_equal(responses, Y[where])
     assert np.array_equal(chosen["whole"], chosen["spoilt"])
 
 

@@ -88,14 +88,13 @@ def test_responses_so_far_say_how_much_signal_there_is():
     found = []
     for gain in (0.2, 3.0):
         signal, sd, rng = voxels(PRIOR, 300, 4)
-        Y = np.full((150, 300), np.nan)
-        Y[:40] = (gain * (signal - signal.mean(0)) + sd * rng.standard_normal(signal.shape))[:40]
-        found.append(ExpectedAccuracy(PRIOR, POOL, responses=Y))
+        Y = (gain * (signal - signal.mean(0)) + sd * rng.standard_normal(signal.shape))[:40]
+        found.append(ExpectedAccuracy(PRIOR, POOL, shown=np.arange(40), responses=Y))
     assert found[0].ceiling < expected.ceiling - 0.05
     assert found[1].ceiling > expected.ceiling + 0.05
     assert float(found[1].after(np.arange(40, 50)).start) > 0.5 * found[1].ceiling
     # Twice as many presentations behind the same averages: each of them had twice the noise.
-    again = ExpectedAccuracy(PRIOR, POOL, responses=Y, presentations=np.full(150, 2))
+    again = ExpectedAccuracy(PRIOR, POOL, shown=np.arange(40), responses=Y, presentations=np.full(40, 2))
     assert again.ratios == pytest.approx(found[1].ratios / 2)
 
 

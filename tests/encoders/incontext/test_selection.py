@@ -101,4 +101,4 @@ def test_intercepts_cost_a_stimulus():
     known = WeightPrior(
         np.zeros(2), np.eye(2), 0.0, 1e-6, hyper_mean=[0.0, -2.0], hyper_cov=0.1 * np.eye(2), n_voxels=9
     )
-    assert PriorSelector(known).design(pool, None, None).offset < 1e-5
+    assert PriorSelector(known).design(pool, np.zeros(0, int), None, None).offset < 1e-5
