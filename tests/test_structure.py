@@ -24,11 +24,8 @@ WAITING: dict[str, set[str]] = {
         "preference_pairs",
         "train_preferences",
     },
-    "language models of one's own while decoding": {"FunctionStep", "make_language_model"},
+    "language models of one's own while decoding": {"FunctionStep"},
     "captions as features": {"aspect_bands", "caption_aspects"},
-    "generative and hybrid retrieval": {
-        "train_retriever",
-    },
     "released checkpoints, written": {"published_state_dict"},
 }
 

@@ -3,6 +3,7 @@ from ._build import build_bank as build_bank
 from ._corpus import (
     LEVELS as LEVELS,
     CaptionCorpus as CaptionCorpus,
+    labelled_queries as labelled_queries,
     plain_text as plain_text,
     pseudo_queries as pseudo_queries,
 )

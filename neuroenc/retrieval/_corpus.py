@@ -171,6 +171,7 @@ def _names(image: str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 _KINDS = ("inner", "lead", "link")
+_PAIRS = ["kind", "level", "image", "query", "target", "id"]
 
 
 def pseudo_queries(
@@ -233,7 +234,71 @@ def pseudo_queries(
         for level in levels
         for target, name in _answers(corpus, level, image, row, other, rng)
     ]
-    return pd.DataFrame(found, columns=["kind", "level", "image", "query", "target", "id"])
+    return pd.DataFrame(found, columns=_PAIRS)
+
+
+def labelled_queries(
+    corpus: CaptionCorpus,
+    queries: Sequence[str],
+    images: Sequence[str],
+    *,
+    levels: Sequence[str] = ("image", "category"),
+) -> pd.DataFrame:
+    """Make (query, target) training pairs of queries whose image is known, to fine-tune a pretrained retriever.
+
+    Parameters
+    ----------
+    corpus : CaptionCorpus
+    queries : sequence of str (n,)
+        Such as captions of voxels whose best image was shown.
+    images : sequence of str (n,)
+        Id of the image that answers each, in the corpus.
+    levels : sequence of {"phrase", "caption", "image", "category"}
+        What answers: every caption of the image ("image" and "caption"), its phrases, the names of its categories.
+
+    Returns
+    -------
+    DataFrame
+        As of :func:`pseudo_queries`; ``kind`` is "label".
+
+    Raises
+    ------
+    DataError
+        Other numbers, or images that the corpus does not have.
+    ConfigError
+        Unknown levels, or "category" in a corpus without categories.
+
+    References
+    ----------
+    Chen et al. CorpusBrain: Pre-train a generative retrieval model for knowledge-intensive language tasks. CIKM 2022.
+
+    Examples
+    --------
+    >>> corpus = CaptionCorpus(["A red cat.", "A cat.", "A dog."], ["x", "x", "y"])
+    >>> labelled_queries(corpus, ["something furry"], ["x"], levels=["image"])[["query", "target"]].values.tolist()
+    [['something furry', 'a red cat'], ['something furry', 'a cat']]
+    """
+    texts, names = [plain_text(q) for q in check_texts(queries, "queries")], [str(i) for i in images]
+    levels = [one_of("level", str(x), LEVELS) for x in levels]
+    if len(texts) != len(names):
+        raise DataError(f"{len(texts)} queries and {len(names)} images; legal: one image id a query.")
+    lost = [i for i in dict.fromkeys(names) if i not in corpus._rows]
+    if lost:
+        raise DataError(
+            f"{len(lost)} images of labelled queries have no caption in the corpus (first: {lost[0]}). Next step: "
+            "leave those queries out, or add the images' captions to the corpus."
+        )
+    if "category" in levels:
+        corpus._need_categories()
+    # Without a linked image nothing is drawn.
+    rng = np.random.default_rng(0)
+    found = [
+        ("label", level, image, text, target, name)
+        for text, image in zip(texts, names)
+        for level in levels
+        for target, name in _answers(corpus, level, image, -1, None, rng)
+    ]
+    return pd.DataFrame(found, columns=_PAIRS)
 
 
 def _asked(

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from neuroenc._core.errors import ConfigError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.simulate import FAMILIES, MEMBERS, simulate_world
-from neuroenc.retrieval import CaptionCorpus, pseudo_queries
+from neuroenc.retrieval import CaptionCorpus, labelled_queries, pseudo_queries
 
 LEVELS = ("image", "caption", "phrase", "category")
 
@@ -79,3 +79,24 @@ def test_what_a_corpus_lacks_is_said():
         pseudo_queries(corpus, ["inner"], levels=["image"], per_image=0)
     # One caption an image: it answers itself.
     assert pseudo_queries(corpus, ["inner"], levels=["image"])["target"].tolist() == ["a cat", "a dog"]
+
+
+def test_labelled_queries_answer_with_all_that_their_image_has(corpus):
+    images = list(dict.fromkeys(corpus.images.tolist()))[3:5]
+    pairs = labelled_queries(corpus, ["Something Red.", "a thing"], images, levels=LEVELS)
+    assert (pairs["kind"] == "label").all()
+    assert list(pairs.columns) == list(pseudo_queries(corpus, ["inner"]).columns)
+    for query, image in zip(("something red", "a thing"), images):
+        mine = pairs[pairs["query"] == query]
+        assert set(mine["image"]) == {image}
+        answers = mine.groupby("level")["target"].agg(list)
+        assert answers["image"] == answers["caption"] == of(corpus, image)
+        assert set(answers.get("category", ())) == set(corpus.categories.get(image, ()))
+        assert set(answers["phrase"]) == {p for r in corpus.rows_of(image) for p in corpus.phrases_of(r)}
+        assert set(mine.loc[mine["level"] == "image", "id"]) == {image}
+    with pytest.raises(DataError, match="2 queries and 1 images"):
+        labelled_queries(corpus, ["a", "b"], images[:1])
+    with pytest.raises(DataError, match="no caption in the corpus"):
+        labelled_queries(corpus, ["a"], ["nowhere"])
+    with pytest.raises(ConfigError, match="no categories"):
+        labelled_queries(CaptionCorpus(["a cat"], ["x"]), ["a"], ["x"])
