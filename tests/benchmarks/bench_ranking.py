@@ -200,10 +200,11 @@ def world(options):
             np.put_along_axis(among, best, np.take_along_axis(np.asarray(s, float), best, 1), 1)
             behind[name] = {"NDCG@10": ndcg(among, truth)}
         staged.append(behind)
-    print("\nall scenes")
-    summarise(each, seconds)
-    print("\nthe hundred best of dense and BM25, ordered anew")
-    print(pd.concat([pd.DataFrame(t).T for t in staged]).groupby(level=0, sort=False).mean().round(3).to_string())
+        print(f"\nall scenes, {seed + 1} seeds")
+        summarise(each, seconds)
+        print("\nthe hundred best of dense and BM25, ordered anew")
+        table = pd.concat([pd.DataFrame(t).T for t in staged]).groupby(level=0, sort=False).mean()
+        print(table.round(3).to_string(), flush=True)
 
 
 def speed(options):

