@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -216,29 +217,29 @@ class DistilledRanker(PairRanker):
         step, device = check_whole("batch_size", batch_size), resolve_device(self.device)
         net = self._net().to(device)
         sides = [torch.from_numpy(np.asarray(self.vectors(s, n))).to(device) for s, n in zip((asked, given), _SIDES)]
-        at = None
         if pairs is not None:
             at = torch.from_numpy(check_pairs(pairs, len(asked.ids), len(given.ids))).to(device)
+            with exact_arithmetic():
+                parts = [getattr(net, head)(sides[0][some[:, 0]], sides[1][some[:, 1]]) for some in at.split(step)]
+            return self._in_units(torch.cat(parts))
+        rows = max(1, step // len(given.ids)) if head == "pair" else len(asked.ids)
         with exact_arithmetic():
-            if at is not None:
-                found = torch.cat(
-                    [
-                        getattr(net, head)(u, v)
-                        for u, v in ((sides[0][some[:, 0]], sides[1][some[:, 1]]) for some in at.split(step))
-                    ]
-                )
-            elif head == "dot":
-                found = sides[0] @ sides[1].T + net.offset
-            else:
-                rows = max(1, step // len(given.ids))
-                found = torch.cat(
-                    [
-                        torch.cat([net.pair(u[:, None], v[None]) for v in sides[1].split(step)], 1)
-                        for u in sides[0].split(rows)
-                    ]
-                )
-        table = np.asarray(found.cpu().numpy() * self.scale_ + self.mean_, np.float32)
-        return table if at is not None else label_scores(table, asked, given)
+            blocks = [net.every(u, sides[1], head, step) for u in sides[0].split(rows)]
+        return label_scores(self._in_units(torch.cat(blocks)), asked, given)
+
+    def _one_query(self, asked: TokenSets, given: TokenSets) -> Callable[[int, np.ndarray], np.ndarray]:
+        net, device = self._net(), resolve_device(self.device)
+        u, v = (torch.from_numpy(np.asarray(self.vectors(s, n))) for s, n in zip((asked, given), _SIDES))
+
+        def scores(query: int, rows: np.ndarray) -> np.ndarray:
+            with exact_arithmetic():
+                found = net.to(device).pair(u[query][None].to(device), v[torch.from_numpy(rows)].to(device))
+            return self._in_units(found)
+
+        return scores
+
+    def _in_units(self, found: Tensor) -> np.ndarray:
+        return np.asarray(found.cpu().numpy() * self.scale_ + self.mean_, np.float32)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the fitted ranker to a folder."""
@@ -329,6 +330,12 @@ class _Student(nn.Module):
 
     def dot(self, u: Tensor, v: Tensor) -> Tensor:
         return (u * v).sum(-1) + self.offset
+
+    def every(self, u: Tensor, v: Tensor, head: str, step: int) -> Tensor:
+        """Scores of all pairs (query, candidate) of vectors, of so many candidates at a time."""
+        if head == "dot":
+            return u @ v.T + self.offset
+        return torch.cat([self.pair(u[:, None], some[None]) for some in v.split(step)], 1)
 
     def pair(self, u: Tensor, v: Tensor) -> Tensor:
         u, v = torch.broadcast_tensors(u, v)

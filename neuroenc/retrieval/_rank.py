@@ -50,7 +50,7 @@ class PairRanker(BaseEstimator):
             Query n of the search is the n-th set; a candidate is found by its id.
         """
         asked, given = token_sets(queries, "queries"), token_sets(candidates, "candidates")
-        place = pd.Index(given.ids)
+        place, one = pd.Index(given.ids), self._one_query(asked, given)
 
         def scores(query: int, ids: Any) -> np.ndarray:
             names = np.array([str(x) for x in np.asarray(ids).tolist()], dtype=str)
@@ -60,9 +60,13 @@ class PairRanker(BaseEstimator):
                 raise DataError(unknown_name("candidate", names[rows < 0][0], given.ids[:2000].tolist(), step))
             if not 0 <= query < len(asked.ids):
                 raise DataError(f"query {query} of {len(asked.ids)} sets of query tokens; each query needs its own.")
-            return np.asarray(self.score(asked.take([query]), given.take(rows)))[0]
+            return one(query, rows)
 
         return scores
+
+    def _one_query(self, asked: TokenSets, given: TokenSets) -> Callable[[int, np.ndarray], np.ndarray]:
+        """Scores of one query and rows of candidates."""
+        return lambda query, rows: np.asarray(self.score(asked.take([query]), given.take(rows)))[0]
 
     def rerank(self, queries: Any, candidates: Any, ids: Any, k: int | None = None) -> Reranked:
         """Order what a first stage found by this ranker.
@@ -150,6 +154,8 @@ class CrossRanker(PairRanker):
     4
     >>> ranker.rerank(words, patches, [["0", "1"], ["2", "4"], ["3", "0"]]).before[1].tolist()
     [2, 1]
+    >>> ranker.matches(words, patches, [[1, 4]])[0, 0].argmax().item()  # why: the first word, the eighth patch
+    7
     """
 
     def __init__(
@@ -273,6 +279,36 @@ class CrossRanker(PairRanker):
                     q = net.encode(tensors_of(asked, some, device), 0)
                     table[some, b : b + step] = net.every(*q, *c).cpu().numpy()
         return label_scores(table, asked, given)
+
+    def matches(self, queries: Any, candidates: Any, pairs: Any) -> np.ndarray:
+        """Which token of a candidate matches which of a query: the cosines that a score is made of.
+
+        Parameters
+        ----------
+        queries, candidates : sets of tokens
+        pairs : int array (n, 2)
+            Rows of a query and of a candidate.
+
+        Returns
+        -------
+        ndarray (n, query token, candidate token) float32
+            After the learned maps, if there are any; NaN where there is no token.
+
+        Raises
+        ------
+        ConfigError
+            Of "cross_attention", whose scores are no function of them.
+        """
+        if self.kind == "cross_attention":
+            raise ConfigError('cross_attention compares no tokens one by one; matches are of "maxsim" and "kernel".')
+        asked, given = token_sets(queries, "queries"), token_sets(candidates, "candidates")
+        at, device = check_pairs(pairs, len(asked.ids), len(given.ids)), resolve_device(self.device)
+        net = self._net(asked.width, given.width).to(device)
+        with exact_arithmetic():
+            q, q_mask = net.encode(tensors_of(asked, at[:, 0], device), 0)
+            c, c_mask = net.encode(tensors_of(given, at[:, 1], device), 1)
+            found = torch.einsum("nsd,ntd->nst", q, c).masked_fill(~(q_mask[:, :, None] & c_mask[:, None]), torch.nan)
+        return np.asarray(found.cpu().numpy())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the ranker to a folder."""

@@ -99,6 +99,20 @@ def test_rankers_are_kept_in_a_folder_and_made_again_from_their_seed(kind, rng, 
         CrossRanker.load(tmp_path)
 
 
+def test_matches_are_what_a_score_is_made_of(rng):
+    queries, candidates = ragged(rng, 4, 3), ragged(rng, 6, 5)
+    ranker, pairs = CrossRanker(device="cpu"), [[0, 5], [3, 2]]
+    found = ranker.matches(queries, candidates, pairs)
+    for each, (n, m) in zip(found, pairs):
+        there = each[: len(queries[n]), : len(candidates[m])]
+        assert there == pytest.approx(unit(queries[n]) @ unit(candidates[m]).T, abs=1e-5)
+        assert np.isfinite(each).sum() == there.size
+    sums = np.nansum(np.nanmax(np.where(np.isnan(found), -np.inf, found), 2), 1, where=np.isfinite(found).any(2))
+    assert sums == pytest.approx(ranker.score(queries, candidates, pairs=pairs), abs=1e-5)
+    with pytest.raises(ConfigError, match="compares no tokens"):
+        CrossRanker("cross_attention").matches(queries, candidates, pairs)
+
+
 def test_relevance_is_matched_by_label(rng):
     queries, candidates = padded(ragged(rng, 5, 3), "text", "t"), padded(ragged(rng, 6, 4))
     grades = pd.DataFrame(rng.integers(0, 3, (5, 6)), queries["text"].values, candidates["stimulus"].values)
