@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,15 @@ def test_the_vocabulary_has_each_word_once_and_what_is_not_known_is_left_out(stu
     assert len(search_vocabulary(["a dog"], n=7)) == 7
     assert {"meal", "pizza"} <= set(study.vectors["text"].values.tolist())
     assert not {"zebra", "animal"} & set(study.vectors["text"].values.tolist())
+    embed_text = studies.embedder()
+
+    def warns(texts):
+        warnings.warn("no word is known", UserWarning, stacklevel=2)
+        return embed_text(texts)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert search_vectors(np.eye(80), warns, ["pizza", "dog", "cake", "zebra"]).sizes["text"] == 3
     with pytest.raises(DataError, match="knows 1 of 2 texts"):
         search_vectors(np.eye(80), studies.embedder(), ["pizza", "zebra"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -152,7 +153,9 @@ def search_vectors(
     labelled = source["voxel"].values if isinstance(source, (xr.Dataset, xr.DataArray)) else np.arange(len(target))
     asked = [prompt(_PROMPT, text) for text in named.values()]
     # What a space makes of a word that does not exist; of a vector of no length too.
-    vectors = embed(embed_text, [*asked, prompt(_PROMPT, "qwxzvk")], target.shape[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of texts without a known word: they are left out
+        vectors = embed(embed_text, [*asked, prompt(_PROMPT, "qwxzvk")], target.shape[1])
     nothing = vectors[-1]
     known = np.linalg.norm(vectors[:-1] - nothing, axis=1) > 1e-5
     if known.sum() < 3:
