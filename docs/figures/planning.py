@@ -43,5 +43,5 @@ for name, rows, colour in (("chosen", chosen, "#2b6ca3"), ("random", drawn, "#b8
     found = np.mean([measured(row) for row in np.atleast_2d(rows)], axis=0)
     axis.plot(sizes, found, "o", color=colour, label=f"{name}, measured")
 axis.axhline(expected.ceiling, color="black", lw=0.8, ls=":", label="ceiling, expected")
-axis.set(xlabel="pictures shown", ylabel="explained variance", xlim=(1, 60))
+axis.set(xlabel="pictures shown", ylabel="explained variance", xlim=(1, 60), ylim=(-0.02, 1.3 * expected.ceiling))
 axis.legend(fontsize=8)

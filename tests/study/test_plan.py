@@ -13,7 +13,7 @@ from neuroenc import RidgeEncoder, data
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.cli._main import app
 from neuroenc.encoders.incontext import PriorSelector, WeightPrior
-from neuroenc.study import example_config, plan
+from neuroenc.study import Study, example_config, plan
 from neuroenc.study.read import parse_config
 from neuroenc.study.stages.plan import read_prior
 
@@ -88,6 +88,15 @@ def test_the_closed_loop_goes_on_from_responses(files, tmp_path):
     data.save(seen[:, :10], files / "ffa.nc")
     run(files, tmp_path / "c", seen=str(files / "ffa.nc"))
     assert pd.read_csv(tmp_path / "c" / "plan.csv")["stimulus"].tolist() == table["stimulus"].tolist()
+
+
+def test_a_study_has_its_plan_as_a_part(files):
+    study = Study(config(files), progress=False).until("choose")
+    assert study.done == ("candidates", "choose")
+    assert study.plan["place"].tolist() == list(range(1, 9))
+    assert study.summary["n_chosen"] == 8
+    with pytest.raises(ConfigError, match=r"no \[plan\]"):
+        Study().until("choose")
 
 
 def test_constraints(files, tmp_path):

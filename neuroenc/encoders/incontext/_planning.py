@@ -161,7 +161,7 @@ class ExpectedAccuracy:
         )
 
     def of_pool(self) -> float:
-        """The same with every stimulus of the pool shown once: what then lacks to the ceiling this pool cannot give."""
+        """The same with every stimulus of the pool shown once; what lacks to the ceiling takes repeats, or others."""
         seen = self._values - self._values.mean(axis=0)
         values, vectors = np.linalg.eigh(self._root.T @ (seen.T @ seen) @ self._root)
         told = np.sqrt(np.maximum(values, 0)[:, None] / self._noise)

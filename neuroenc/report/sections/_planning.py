@@ -84,7 +84,8 @@ def planning_sections(
             Block(
                 plot_expected_accuracy(table, numbers),
                 said,
-                f"{said} Band: 5 to 95 % of voxels. Dashed: random pictures. Dotted: the ceiling, everything known.",
+                f"{said} Band: 5 to 95 % of voxels, cut off far above. Dashed: random pictures. Dotted: the "
+                "ceiling, everything known.",
             )
         ],
         nav="Expected",
@@ -135,7 +136,7 @@ def _repeats(table: pd.DataFrame) -> Section:
         "Repeats or pictures",
         f"What {trials} presentations give, shared out otherwise. Repeats lower the noise of each picture's response, "
         f"and tell the noise ceiling of every voxel; they cost pictures.\n\n{said}",
-        [Block(table=table, about="repeats", opened=True)],
+        [Block(table=table.round(4), about="repeats", opened=True)],
         nav="Repeats",
         remarks=[
             "Explained variance is that of single responses in every row. The error of the ceiling is the standard "
@@ -154,8 +155,8 @@ def _covered(numbers: Mapping[str, Any], table: pd.DataFrame, sheet: bytes | Non
         "open",
         "What is not covered",
         f"With every candidate shown once {numbers['whole_pool']:.3f} is expected, of a ceiling of "
-        f"{numbers['ceiling']:.3f}: what lacks there is not to be had from this pool. Below are the pictures whose "
-        "signal is least known after the list: the share of their signal's variance that is still open.",
+        f"{numbers['ceiling']:.3f}: the rest takes repeats, or other pictures. Below are the pictures whose signal is "
+        "least known after the list, with the share of their signal's variance that is still open.",
         blocks,
         nav="Not covered",
     )
@@ -195,7 +196,10 @@ def plot_expected_accuracy(table: pd.DataFrame, numbers: Mapping[str, Any]) -> A
         axes.plot(places, line("random"), color=ORANGE, lw=1.5, dashes=(4, 2), label="random")
         axes.axhline(numbers["ceiling"], color=MUTED, lw=1, dashes=(1, 2), label="ceiling")
         axes.axhline(0, color=FAINT, lw=0.8, zorder=0)
-        axes.set(xlabel="pictures shown", ylabel="expected explained variance", xlim=(seen, places[-1]))
+        # Voxels differ by much more than lists do, which must stay readable.
+        top = 1.3 * max(numbers["ceiling"], float(table["explained_variance"].max()))
+        limits = {"xlim": (seen, places[-1]), "ylim": (-0.1 * top, top)}
+        axes.set(xlabel="pictures shown", ylabel="expected explained variance", **limits)
         figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=8.5)
     return figure
 
