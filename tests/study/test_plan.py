@@ -80,6 +80,7 @@ def test_the_closed_loop_goes_on_from_responses(files, tmp_path):
     assert first["n_seen"] == 20
     assert first["n_candidates"] == N - 20
     assert first["start"] > 0
+    assert first["levels"] == "of the responses"
     # Neither the order of the voxels nor those of other regions matter.
     seen = data.load(files / "seen.nc")
     data.save(seen[:, ::-1], files / "turned.nc")

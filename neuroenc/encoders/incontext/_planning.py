@@ -19,9 +19,9 @@ from neuroenc.encoders.incontext._prior import WeightPrior
 from neuroenc.encoders.incontext._selection import posterior_population, prior_ratios
 from neuroenc.retrieval import check_target
 
-# Values of signal scale over noise, of equal shares of voxels, and simulated voxels of each; values that the encoder
+# Values of signal scale over noise, of equal shares of voxels, and simulated voxels in all; values that the encoder
 # averages over, and points of the scale at each.
-_NODES, _EACH, _GUESSES, _SCALES = 15, 40, 7, 5
+_NODES, _VOXELS, _GUESSES, _SCALES = 15, 600, 7, 5
 # Prior variance of an intercept of which nothing is known, in units of the signal's.
 _FLAT = 1e4
 _QUANTILES = (0.05, 0.95)
@@ -116,12 +116,12 @@ class ExpectedAccuracy:
         self._within = _axes(self._target, self._cov)
         self._root = covariance_root(self._cov)
         self._seed = check_whole("seed", seed, 0)
-        n = len(self.ratios) * _EACH
+        every = np.repeat(self.ratios, _VOXELS // len(self.ratios))
+        n = len(every)
         rng = np.random.default_rng([self._seed, 0])
         self._white = rng.standard_normal((self._root.shape[1], n))
         # Of each simulated voxel, in units of its own scale: weights about the mean, signal in the target's own axes,
         # its variance with the mean's, and the noise of one presentation.
-        every = np.repeat(self.ratios, _EACH)
         middle, spread = self._scales(every)
         self._scale = middle * np.exp(spread * rng.standard_normal(n))
         self._weights = self._root @ self._white
@@ -190,7 +190,7 @@ class ExpectedAccuracy:
         trials : int
             Presentations that the session has.
         most : int
-            Repeats, at most.
+            Rows of the table, at most.
 
         Returns
         -------
@@ -201,15 +201,14 @@ class ExpectedAccuracy:
 
         Notes
         -----
-        Recommended are the fewest repeats that cost at most a tenth of what single presentations explain and tell the
-        ceiling to .1; where there are none, single presentations.
+        Recommended are the fewest repeats that cost at most a tenth of what the first row explains and tell the
+        ceiling to .1; where there are none, the first row: single presentations, if there are enough pictures.
         """
         trials, found = check_whole("trials", trials, 2), []
         middle = float(np.median(self._power / (self._power + self._noise)))
-        for repeats in range(1, min(check_whole("most", most), trials) + 1):
+        least = next(r for r in range(1, trials + 1) if trials // r <= len(rows))
+        for repeats in range(least, min(least + check_whole("most", most), trials + 1)):
             pictures = trials // repeats
-            if pictures > len(rows):
-                continue
             last = self.after(np.asarray(rows)[:pictures], repeats=repeats).isel(place=-1)
             error = float(stats.ceiling_error(middle, pictures, repeats)) if pictures > 1 else np.nan
             told = {name: float(last[name]) for name in ("explained_variance", "low", "high")}

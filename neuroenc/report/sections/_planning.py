@@ -61,6 +61,8 @@ def planning_sections(
         "the levels of signal and noise, which the prior does not know, are assumed (signal three tenths of the "
         "noise): compare the lines, not their height"
         if numbers["levels"] == "assumed"
+        else "the levels of signal and noise, and the features that matter, are those of the responses so far"
+        if numbers["levels"] == "of the responses"
         else "it is as good as the prior: for a subject unlike those that it was made from, it is wrong"
     )
     lead = (
@@ -120,12 +122,14 @@ def planning_sections(
 def _repeats(table: pd.DataFrame) -> Section:
     best = table[table["recommended"]].iloc[0]
     trials = int((table["repeats"] * table["pictures"]).max())
-    if best["repeats"] > 1:
+    if best["lost"] <= 0.1 and best["ceiling_error"] <= 0.1:
         said = (
             f"Recommended: {best['pictures']:.0f} pictures, {best['repeats']:.0f} times each: the fewest repeats that "
             f"cost at most a tenth of the explained variance ({best['lost']:.0%}) and tell the noise ceiling of a "
             f"typical voxel to ± {best['ceiling_error']:.2f}."
         )
+    elif best["repeats"] > 1:
+        said = f"Recommended: {best['pictures']:.0f} pictures, {best['repeats']:.0f} times each: there are no more."
     else:
         said = (
             "Recommended: every picture once. Repeats that tell noise ceilings to ± .10 would cost more than a tenth "

@@ -38,6 +38,8 @@ _SCENES = 60_000
 # Responses of a z-scored session have about this spread over their voxels.
 _NARROW, _WIDE = 0.5, 2.0
 _LEAST_COVERED = 10
+# Stimuli that are chosen for the table of repeats; what follows is drawn.
+_LONGEST = 500
 #: What the coordinate of a pool may be called that its table shows, where none is balanced.
 _CATEGORIES = ("category", "folder")
 
@@ -279,7 +281,7 @@ def _chosen(
             "n_chosen": len(rows),
             "selector": settings.selector,
             "prior": known.name,
-            "levels": "assumed" if prior is None or known.assumed else "of the prior",
+            "levels": _levels(known, seen),
             "start": float(curve["start"]),
             "expected": float(table["explained_variance"].iloc[-1]),
             "expected_random": float(table["random"].iloc[-1]),
@@ -292,11 +294,22 @@ def _chosen(
         parts["summary"]["random_pictures_for_the_same"] = more
     if settings.trials:
         most = min(settings.trials, int(free.sum()))
-        longer = rows if most <= len(rows) else selector.select(pool, most, **options)
+        longer = rows
+        if most > len(rows):
+            longer = selector.select(pool, min(most, max(_LONGEST, len(rows))), **options)
+            rest = np.setdiff1d(np.flatnonzero(free), longer)
+            longer = np.concatenate([longer, random_lists(rest, most - len(longer), 1, seed)[0]])
         parts["repeats"] = expected.by_repeats(longer, settings.trials)
         best = parts["repeats"][parts["repeats"]["recommended"]].iloc[0]
         parts["summary"] |= {name: int(best[name]) for name in ("repeats", "pictures")}
     return parts
+
+
+def _levels(known: Known, seen: dict[str, Any] | None) -> str:
+    """Where levels of signal and noise come from."""
+    if seen is not None and len(seen["responses"]) >= 3:
+        return "of the responses"
+    return "assumed" if known.prior is None or known.assumed else "of the prior"
 
 
 def _so_far(seen: dict[str, Any] | None, ids: np.ndarray) -> dict[str, Any]:

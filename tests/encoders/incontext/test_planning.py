@@ -106,6 +106,9 @@ def test_repeats_cost_pictures_and_buy_ceilings():
     assert table["explained_variance"][0] > table["explained_variance"][5]
     assert table["recommended"].sum() == 1
     best = table[table["recommended"]].iloc[0]
+    few = ExpectedAccuracy(PRIOR, POOL).by_repeats(np.arange(30), 300, most=2)
+    assert few["pictures"].tolist() == [30, 27]
+    assert few["repeats"].tolist() == [10, 11]
     assert best["repeats"] == 1 or (best["lost"] <= 0.1 and best["ceiling_error"] <= 0.1)
 
 
