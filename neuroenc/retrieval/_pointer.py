@@ -144,7 +144,7 @@ class PointerSelector(SupportSelector):
             state = net.begin(_scaled(values)[None], torch.ones(1, len(values), dtype=torch.bool))
             for row in shown:
                 state = net.step(state, torch.tensor([int(row)]))
-            for _ in range(k):
+            for _place in range(k):
                 logits = net.point(state)[0].masked_fill(~torch.as_tensor(eligible.mask()), -torch.inf)
                 rows.append(int(logits.argmax()))
                 eligible.take(rows[-1])

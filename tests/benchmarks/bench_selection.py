@@ -2,13 +2,13 @@
 
     python tests/benchmarks/bench_selection.py v4 [--draws 10] [--out FOLDER]
     python tests/benchmarks/bench_selection.py people
-    python tests/benchmarks/bench_selection.py world [--subjects 6]
+    python tests/benchmarks/bench_selection.py world [--subjects 4] [--learned]
 
 v4: macaque V4, an animal left out, both ways, all sessions. people: ridge weights of three people (bold5000-weights),
 one left out; responses are those weights times simulated features whose spectrum falls, plus noise. world: new subjects
 of simulated worlds. The encoder is empirical Bayes with the prior of the subjects that are not new, for every selector;
-all selectors choose from the same half of the pool in each draw. Intervals are Student's over subjects (sessions of
-V4).
+all selectors choose from the same half of the pool in each draw. --learned: those that take training. Intervals are
+Student's over subjects (sessions of V4).
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from neuroenc.encoders.incontext import EmpiricalBayesRidge, PriorSelector, WeightPrior, support_curve
-from neuroenc.retrieval import CoverageSelector, DOptimalSelector, NearestSelector
+from neuroenc.encoders.incontext import (
+    EmpiricalBayesRidge,
+    LearnedSelector,
+    PriorSelector,
+    WeightPrior,
+    support_curve,
+)
+from neuroenc.retrieval import CoverageSelector, DOptimalSelector, NearestSelector, PointerSelector
 
 SIZES = (10, 20, 50)
 POOL = 400
+KNOWN = {}
 
 
 def selectors(prior):
@@ -40,6 +47,17 @@ def selectors(prior):
     }
 
 
+def learned_selectors(prior, train):
+    """Those that take training, beside the closed form that they learn: made once for each prior."""
+    if id(prior) not in KNOWN:
+        rng = np.random.default_rng(0)
+        pools = [X[rng.choice(len(X), rng.integers(25, 51), replace=False)] for X, _ in train * (800 // len(train))]
+        pointer = PointerSelector(epochs=20).fit(pools, PriorSelector(prior), k=12)
+        KNOWN[id(prior)] = pointer, LearnedSelector(prior).fit(*zip(*train))
+    pointer, learned = KNOWN[id(prior)]
+    return {"prior, accuracy": PriorSelector(prior), "pointer": pointer, "learned": learned}
+
+
 def v4_subjects(_):
     from neuroenc.study.incontext.tasks import v4_tasks
 
@@ -47,7 +65,8 @@ def v4_subjects(_):
         tasks = v4_tasks(None, held_out_animal=animal, n_features=128, n_query=200)
         prior = WeightPrior.from_responses([s.X for s in tasks.train], [s.Y for s in tasks.train])
         for s in tasks.test:
-            yield s.name, prior, s.X.values, s.Y.values, s.X_query.values, s.Y_query.values
+            train = [(x.X.values, x.Y.values) for x in tasks.train]
+            yield s.name, prior, train, s.X.values, s.Y.values, s.X_query.values, s.Y_query.values
 
 
 def people_subjects(_, n_voxels=200, n_seeds=1):
@@ -63,7 +82,7 @@ def people_subjects(_, n_voxels=200, n_seeds=1):
             prior = WeightPrior.from_responses(
                 [x for x, _ in others], [y for _, y in others], max_voxels=300, shrinkage=0.1, use_mean=False
             )
-            yield f"CSI{left + 1}", prior, X[:POOL], Y[:POOL, some], X[-300:], Y[-300:, some]
+            yield f"CSI{left + 1}", prior, others, X[:POOL], Y[:POOL, some], X[-300:], Y[-300:, some]
 
 
 def simulated(coef, seed, person, n=1000):
@@ -82,32 +101,39 @@ def world_subjects(n):
     from neuroenc.study.incontext.tasks import world_tasks
 
     for seed in range(200, 200 + n):
-        tasks = world_tasks(seed, n_voxels=200, n_pool=POOL, n_train=600)
+        tasks = world_tasks(seed, n_voxels=200, n_pool=POOL, n_train=400)
         prior = WeightPrior.from_responses([s.X for s in tasks.train], [s.Y for s in tasks.train], max_voxels=500)
         for s in tasks.test:
-            yield f"world {seed}", prior, s.X.values, s.Y.values, s.X_query.values, s.Y_query.values
+            yield (
+                f"world {seed}",
+                prior,
+                [(x.X.values, x.Y.values) for x in tasks.train],
+                s.X.values,
+                s.Y.values,
+                s.X_query.values,
+                s.Y_query.values,
+            )
 
 
 SUBJECTS = {"v4": v4_subjects, "people": people_subjects, "world": world_subjects}
 
 
-def scores(subjects, draws):
+def scores(subjects, draws, learned=False):
     """Mean over voxels and draws by subject, selector and size, and how loud what was chosen is."""
     rows = []
-    for name, prior, X, Y, X_query, Y_query in subjects:
-        methods = {"empirical Bayes": EmpiricalBayesRidge(prior)}
-        made, options = selectors(prior), {"sizes": SIZES, "n_draws": draws, "progress": False}
-        curves = [support_curve(methods, X, Y, X_query, Y_query, select=made, **options)]
-        loop = {f"prior, accuracy, by tens ({a})": PriorSelector(prior, adapt=a) for a in ("none", "both")}
-        curves.append(
-            support_curve(
-                methods, X, Y, X_query, Y_query, select=loop, select_batch=10, **options | {"sizes": SIZES[1:]}
-            )
-        )
+    for name, prior, train, X, Y, X_query, Y_query in subjects:
+        # Of wide spaces the trust in the prior costs most of the time.
+        methods = {"empirical Bayes": EmpiricalBayesRidge(prior, adapt="none" if X.shape[1] > 256 else "population")}
+        runs = [(learned_selectors(prior, train) if learned else selectors(prior), {"sizes": SIZES})]
+        if not learned:
+            loop = {f"prior, accuracy, by tens ({a})": PriorSelector(prior, adapt=a) for a in ("none", "both")}
+            runs.append((loop, {"sizes": SIZES[1:], "select_batch": 10}))
         norms = ((X @ prior.cov) * X).sum(axis=1) ** 0.5
-        for curve, chosen in zip(curves, (made, loop)):
+        for number, (chosen, options) in enumerate(runs):
+            options |= {"select": chosen, "n_draws": draws, "progress": False}
+            curve = support_curve(methods, X, Y, X_query, Y_query, **options)
             means = curve["explained_variance"].mean("voxel").isel(method=0)
-            for select in means["select"].values.tolist()[curve is not curves[0] :]:
+            for select in means["select"].values.tolist()[number > 0 :]:
                 loud = np.nan
                 if select in chosen:
                     loud = norms[chosen[select].select(X, 20)].mean() / norms.mean()
@@ -141,16 +167,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("world", choices=SUBJECTS)
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--subjects", type=int, default=6)
+    parser.add_argument("--subjects", type=int, default=4)
+    parser.add_argument("--learned", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    found = scores(SUBJECTS[given.world](given.subjects), given.draws)
+    found = scores(SUBJECTS[given.world](given.subjects), given.draws, given.learned)
     table = differences(found)
     print(table.round(2).to_markdown(index=False))
     if given.out:
         given.out.mkdir(parents=True, exist_ok=True)
-        found.to_csv(given.out / f"{given.world}.csv", index=False)
-        table.to_csv(given.out / f"{given.world}-table.csv", index=False)
+        name = f"{given.world}-learned" if given.learned else given.world
+        found.to_csv(given.out / f"{name}.csv", index=False)
+        table.to_csv(given.out / f"{name}-table.csv", index=False)
 
 
 if __name__ == "__main__":

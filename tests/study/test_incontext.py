@@ -892,18 +892,18 @@ def test_selectors_stand_beside_random_supports(study, tmp_path, monkeypatch):
     changes = ['evaluate.methods=["empirical-bayes", "mean", "full"]', "evaluate.sizes=[20,400]"]
     changes += [
         "evaluate.n_bootstraps=20",
-        'evaluate.select=["random","nearest","prior","pointer"]',
+        'evaluate.select=["random","nearest","prior","pointer","learned"]',
         "evaluate.select_batch=8",
     ]
     summary = incontext_evaluate(read(study[0] / "icl.toml", changes), tmp_path, progress=False, say=quiet)
     table, pairs = (pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False) for name in ("curve", "comparisons"))
     ridge = "ridge (empirical Bayes)"
     rows = table[(table["kind"] == "all") & (table["method"] == ridge)]
-    assert rows["select"].tolist() == ["random", "nearest", "prior", "pointer"]
+    assert rows["select"].tolist() == ["random", "nearest", "prior", "pointer", "learned"]
     assert set(rows["size"]) == {20}  # selectors choose from half of the pool
     pairs = pairs[(pairs["kind"] == "all") & (pairs["a"] == ridge)]
     said = pairs[pairs["b"] == ridge].set_index("select")
-    assert set(said.index) == {"nearest", "prior", "pointer"}
+    assert set(said.index) == {"nearest", "prior", "pointer", "learned"}
     assert set(said["against"]) == {"random"}
     means = rows.set_index("select")["explained_variance"]
     assert said["difference"]["prior"] == pytest.approx(means["prior"] - means["random"])

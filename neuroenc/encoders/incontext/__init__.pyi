@@ -30,6 +30,7 @@ from ._episodes import (
     ResponseEpisodes as ResponseEpisodes,
     SyntheticEpisodes as SyntheticEpisodes,
 )
+from ._learned_selector import LearnedSelector as LearnedSelector
 from ._maps import (
     TEMPLATES as TEMPLATES,
     WeightComponents as WeightComponents,

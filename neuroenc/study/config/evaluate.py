@@ -27,7 +27,7 @@ METHODS = {
     "full": "ridge, whole pool",
 }
 Method = Literal[*METHODS]  # type: ignore[valid-type]
-Selector = Literal["random", "nearest", "coverage", "d-optimal", "prior", "pointer"]
+Selector = Literal["random", "nearest", "coverage", "d-optimal", "prior", "pointer", "learned"]
 
 
 class EvaluateConfig(Table):
@@ -53,7 +53,8 @@ class EvaluateConfig(Table):
     select
         Beside random supports, those of selectors: "nearest" to the pool's mean, k-means "coverage", and, with the
         prior of the training subjects, "d-optimal" (information about weights), "prior" (expected accuracy), and
-        "pointer", a network that learns to choose as "prior" does. Empty: random ones only.
+        networks: "pointer" learns to choose as "prior" does, "learned" from how much each picture made encoders of the
+        training subjects better. Empty: random ones only.
     select_pool
         Share of a new subject's pool, drawn anew for each draw, that selectors choose from; sizes beyond it are left
         out.

@@ -23,6 +23,7 @@ from neuroenc.encoders.incontext import (
     EmpiricalBayesRidge,
     InContextEncoder,
     InContextModel,
+    LearnedSelector,
     MeanResponse,
     NearestStimuli,
     PaperRidge,
@@ -272,15 +273,24 @@ def _methods(study: Study, part: Part, subject: TaskSubject, models: dict[str, A
 
 
 def _selector(study: Study, part: Part, name: str) -> Any:
-    seed, prior = study.config.seed, make_prior(study, part) if name in ("d-optimal", "prior", "pointer") else None
-    if name != "pointer":
+    seed, prior = (
+        study.config.seed,
+        make_prior(study, part) if name in ("d-optimal", "prior", "pointer", "learned") else None,
+    )
+    if name not in ("pointer", "learned"):
         return make_selector(name, prior, seed=seed)
+    assert prior is not None
+    if name == "learned":
+        least = min(len(s.X) for s in part.tasks.train)
+        study.say("  learned selector: training subjects' responses")
+        learned = LearnedSelector(prior, n_pool=min(200, least - 20), seed=seed)
+        people = [s.X.values for s in part.tasks.train], [s.Y.values for s in part.tasks.train]
+        return learned.fit(*people, k=min(20, least // 3), progress=study.progress)
     # Pools of the training subjects' stimuli, and what the prior's design chooses of them.
     rng, pools = np.random.default_rng([seed, 5]), []
     for number in range(_POOLS):
         X = part.tasks.train[number % len(part.tasks.train)].X.values
         pools.append(X[rng.choice(len(X), min(len(X), int(rng.integers(25, 51))), replace=False)])
-    assert prior is not None
     study.say(f"  pointer network: {_POOLS} pools of training stimuli")
     k = min(12, min(map(len, pools)) - 1)
     return PointerSelector(epochs=20, seed=seed).fit(pools, PriorSelector(prior), k=k, progress=study.progress)
