@@ -324,7 +324,7 @@ class LearnedSelector(SupportSelector):
         ratios, shares = prior_ratios(self.prior, values - centre, 5)
         known = None
         if responses is not None and len(shown) >= 3:
-            Y = responses[shown][:, ~np.isnan(responses[shown]).any(axis=0)]
+            Y = responses[:, ~np.isnan(responses).any(axis=0)]
             scale = Y.std(axis=0)
             Y = ((Y - Y.mean(axis=0)) / np.where(scale > 0, scale, 1.0))[:, scale > 0]
             known = Y if Y.shape[1] else None
