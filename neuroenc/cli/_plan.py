@@ -29,7 +29,7 @@ def plan(
     rois: Annotated[
         list[str] | None, typer.Option("--rois", help="Region whose voxels of --seen count; may be given again.")
     ] = None,
-    select: Annotated[str | None, typer.Option(help="random, nearest, coverage, d-optimal, prior.")] = None,
+    select: Annotated[str | None, typer.Option(help="random, nearest, coverage, d-optimal, v-optimal, prior.")] = None,
     target: Annotated[Path | None, typer.Option(help="Features of the pictures that are to be predicted.")] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="A picture, or a text file of them; may be given again.")

@@ -108,7 +108,7 @@ def test_constraints(files, tmp_path):
     assert not set(table["stimulus"]) & {"p02", "p40", "p41"}
 
 
-@pytest.mark.parametrize("select", ["random", "nearest", "coverage", "d-optimal"])
+@pytest.mark.parametrize("select", ["random", "nearest", "coverage", "d-optimal", "v-optimal"])
 def test_selectors_by_name_with_and_without_a_prior(files, tmp_path, select):
     summary = run(files, tmp_path, select=select, prior="none")
     assert summary["levels"] == "assumed"
@@ -116,8 +116,8 @@ def test_selectors_by_name_with_and_without_a_prior(files, tmp_path, select):
     assert "compare the lines" in (tmp_path / "report" / "index.html").read_text()
 
 
-def test_features_alone_are_covered_by_default(files):
-    assert config(files, prior="none").plan.selector == "coverage"
+def test_features_alone_are_v_optimal_by_default(files):
+    assert config(files, prior="none").plan.selector == "v-optimal"
     assert config(files).plan.selector == "prior"
 
 

@@ -127,7 +127,7 @@ class PriorSelector(SupportSelector):
 
 def _with_prior(prior: WeightPrior | None, target: Any, seed: int) -> SupportSelector:
     if prior is None:
-        raise ConfigError("select='prior' needs a prior. Next step: prior=, or 'd-optimal', which does without.")
+        raise ConfigError("select='prior' needs a prior. Next step: prior=, or 'v-optimal', which does without.")
     return PriorSelector(prior, target=target)
 
 
@@ -141,6 +141,7 @@ SELECTORS: dict[str, Callable[[WeightPrior | None, Any, int], SupportSelector]] 
     "nearest": lambda prior, target, seed: NearestSelector(target),
     "coverage": lambda prior, target, seed: CoverageSelector(seed=seed),
     "d-optimal": _d_optimal,
+    "v-optimal": lambda prior, target, seed: DOptimalSelector(objective="accuracy", target=target),
     "prior": _with_prior,
 }
 
@@ -151,7 +152,8 @@ def make_selector(name: str, prior: WeightPrior | None = None, *, target: Any = 
     Parameters
     ----------
     name : str
-        "random", "nearest", "coverage", "d-optimal", or "prior".
+        "random", "nearest", "coverage", "d-optimal" (information about weights), "v-optimal" (expected accuracy, from
+        features alone), or "prior" (expected accuracy over a prior's voxels).
     prior : WeightPrior, optional
         Of other subjects' voxels: "prior" needs it, "d-optimal" takes its covariance, and the identity without.
     target : array (m, feature), optional

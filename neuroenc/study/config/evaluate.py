@@ -27,7 +27,7 @@ METHODS = {
     "full": "ridge, whole pool",
 }
 Method = Literal[*METHODS]  # type: ignore[valid-type]
-Selector = Literal["random", "nearest", "coverage", "d-optimal", "prior", "pointer", "learned"]
+Selector = Literal["random", "nearest", "coverage", "d-optimal", "v-optimal", "prior", "pointer", "learned"]
 
 
 class EvaluateConfig(Table):
@@ -51,8 +51,9 @@ class EvaluateConfig(Table):
         Stimulus coordinate of the features, such as "category": beside supports of all stimuli, supports of one
         category only, draws going through the categories.
     select
-        Beside random supports, those of selectors: "nearest" to the pool's mean, k-means "coverage", and, with the
-        prior of the training subjects, "d-optimal" (information about weights), "prior" (expected accuracy), and
+        Beside random supports, those of selectors: "nearest" to the pool's mean, k-means "coverage",
+        "v-optimal" (expected accuracy, from features alone), and, with the prior of the training subjects, "d-optimal"
+        (information about weights), "prior" (expected accuracy), and
         networks: "pointer" learns to choose as "prior" does, "learned" from how much each picture made encoders of the
         training subjects better. Empty: random ones only.
     select_pool

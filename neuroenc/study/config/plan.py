@@ -29,8 +29,8 @@ class PlanConfig(Table):
         Of other subjects' voxels, in the space of the pool: the folder of an in-context model or "world", the shipped
         one; the folder of a WeightPrior, or of another subject's encoder; "none" plans from features alone.
     select
-        Selector: "random", "nearest", "coverage", "d-optimal" or "prior"; by default "prior", without a prior
-        "coverage".
+        Selector: "random", "nearest", "coverage", "d-optimal", "v-optimal" or "prior"; by default "prior", without a
+        prior "v-optimal".
     target
         Features of the pictures that are to be predicted; by default the pool's.
     seen
@@ -78,7 +78,7 @@ class PlanConfig(Table):
     @property
     def selector(self) -> str:
         """Name of the selector."""
-        return self.select or ("coverage" if self.prior == "none" else "prior")
+        return self.select or ("v-optimal" if self.prior == "none" else "prior")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
