@@ -20,7 +20,7 @@ def show(
     config: Annotated[Path | None, typer.Argument(help="A TOML config.")] = None,
     example: Annotated[str | None, typer.Option(help="A shipped config instead.")] = None,
     command: Annotated[
-        Literal["run", "caption", "compare", "icl"] | None,
+        Literal["run", "caption", "compare", "icl", "plan"] | None,
         typer.Option("--for", help="The command that would read it."),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="table.key=value, replaces a setting.")] = None,

@@ -194,6 +194,13 @@ def test_the_command(files, tmp_path, monkeypatch):
         assert CliRunner().invoke(app, wrong).exit_code == 2
 
 
+def test_the_config_that_an_error_names_is_shown():
+    with pytest.raises(ConfigError, match="neuroenc config show --example world --for plan"):
+        parse_config({}, None, "plan")
+    result = CliRunner().invoke(app, ["config", "show", "--example", "world", "--for", "plan"])
+    assert 'prior = "world"' in result.output
+
+
 def test_a_folder_of_pictures_is_embedded_as_the_prior_was(tmp_path):
     world = example_config("world", ["plan.candidates=12"], "plan")
     assert world.plan.trials == 150
