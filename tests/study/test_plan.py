@@ -108,6 +108,17 @@ def test_constraints(files, tmp_path):
     assert not set(table["stimulus"]) & {"p02", "p40", "p41"}
 
 
+def test_pictures_that_are_to_be_predicted(files, tmp_path):
+    """Voxels answer along all features, the pictures that count vary along one."""
+    aim = np.zeros((30, P), np.float32)
+    aim[:, 7] = RNG.standard_normal(30)
+    data.save(data.make_features(aim, stimulus=[f"t{n}" for n in range(30)]), tmp_path / "target.nc")
+    run(files, tmp_path / "out", target=str(tmp_path / "target.nc"))
+    rows = [IDS.index(name) for name in pd.read_csv(tmp_path / "out" / "plan.csv")["stimulus"]]
+    assert np.abs(VALUES[rows, 7]).mean() > np.abs(VALUES[:, 7]).mean() + 0.5
+    assert "t1" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
 @pytest.mark.parametrize("select", ["random", "nearest", "coverage", "d-optimal", "v-optimal"])
 def test_selectors_by_name_with_and_without_a_prior(files, tmp_path, select):
     summary = run(files, tmp_path, select=select, prior="none")

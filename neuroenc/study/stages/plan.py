@@ -149,13 +149,13 @@ def _check_pool(pool: xr.DataArray, known: Known, what: str) -> None:
         raise DataError(f"{what} holds NaN or infinity. Next step: embed those stimuli again.")
     if known.prior is None:
         return
-    if known.space:
-        check_space(known.space, pool, f"the prior {known.name!r}")
     if pool.shape[1] != known.prior.n_features:
         raise DataError(
             f"{what} has {pool.shape[1]} features, the prior {known.name!r} {known.prior.n_features}. Next step: embed "
             "the pictures as the stimuli that the prior was made from."
         )
+    if known.space:
+        check_space(known.space, pool, f"the prior {known.name!r}")
 
 
 def _seen(study: Study, settings: PlanConfig, pool: xr.DataArray) -> dict[str, Any]:
