@@ -1,6 +1,6 @@
 """Second stages of a search: rankers of tokens and their students beside dense vectors and BM25.
 
-    python tests/benchmarks/bench_ranking.py planted [--seeds 3]
+    python tests/benchmarks/bench_ranking.py planted [--seeds 3] [--rows maxsim]
     python tests/benchmarks/bench_ranking.py world [--train 500] [--scenes 1000] [--queries 150] [--seeds 3]
     python tests/benchmarks/bench_ranking.py speed [--candidates 10000]
 
@@ -48,7 +48,7 @@ def pooled(sets):
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
-def rankers(seed, width):
+def rankers(width):
     """Settings of each learned row."""
     return {
         "maxsim, learned maps": {"kind": "maxsim", "dims": width},
@@ -61,7 +61,7 @@ def rankers(seed, width):
     }
 
 
-def measured(train, test, seed, width, more):
+def measured(train, test, seed, width, more, rows=""):
     """Scores (query, candidate) of the test by each ranker and the students of two, and seconds to fit and to score."""
     (q, c, grades), (q_new, c_new) = train, test
     scores, seconds = {}, {}
@@ -76,7 +76,9 @@ def measured(train, test, seed, width, more):
 
     row("pooled tokens", lambda: None, lambda _: pooled(q_new) @ pooled(c_new).T)
     made = {"maxsim": row("maxsim", lambda: CrossRanker(**CPU), lambda r: r.score(q_new, c_new))}
-    for name, settings in rankers(seed, width).items():
+    for name, settings in rankers(width).items():
+        if rows not in name:
+            continue
         made[name] = row(
             name,
             lambda s=settings: CrossRanker(**s, seed=seed, **CPU).fit(q, c, grades),
@@ -85,7 +87,7 @@ def measured(train, test, seed, width, more):
     # Patches of other pictures: what the numbers are worth without a match.
     order = np.random.default_rng(seed).permutation(len(c_new))
     scores["maxsim, other pictures' patches"] = made["maxsim"].score(q_new, [c_new[i] for i in order])
-    for name in ("maxsim", "kernel, learned maps"):
+    for name in () if rows else ("maxsim", "kernel, learned maps"):
         student = row(
             f"student of {name}, dot",
             lambda n=name: distill_ranker(made[n], q, c, seed=seed, **CPU),
@@ -115,7 +117,7 @@ def planted(options):
         (asked, q), (shown, c) = sets(250, 1, 6), sets(400, 12, 12)
         grades = np.array([[min(3, len(np.intersect1d(a, s))) for s in shown] for a in asked], float)
         train, test = (q[:150], c[:200], grades[:150, :200]), (q[150:], c[200:])
-        scores, took = measured(train, test, seed, 12, {})
+        scores, took = measured(train, test, seed, 12, {}, options.rows)
         truth = grades[150:, 200:]
         each.append({name: {"NDCG@5": ndcg(s, truth, 5), "NDCG@10": ndcg(s, truth)} for name, s in scores.items()})
         seconds.append(took)
@@ -168,8 +170,8 @@ def world(options):
             simulate_world(options.scenes, seed=901 + 10 * seed),
             simulate_world(options.queries, seed=902 + 10 * seed),
         )
-        (_, c), (whole, c_new) = read(learned), read(scenes)
-        _, _, q = ask(asked)
+        (first, c), (whole, c_new) = read(learned), read(scenes)
+        _, told, q = ask(asked)
         captions, vectors, q_new = ask(other)
         print(f"seed {seed}: tokens in {time.perf_counter() - begin:.0f} s", flush=True)
         grades, _ = scene_grades(asked, learned)
@@ -183,13 +185,17 @@ def world(options):
         rrf = np.zeros_like(bm25)
         np.put_along_axis(rrf, np.array([[place[i] for i in ids] for ids in fused.ids]), fused.scores, 1)
         no_whole = CrossRanker(**CPU).score([x[:-1] if len(x) > 1 else x for x in q_new], c_new[:, :-1])
+        # What training alone is worth, without tokens: one vector a side, the same maps and lists.
+        settings = {"kind": "maxsim", "dims": 64, "seed": seed, **CPU}
+        one = CrossRanker(**settings).fit(told[:, None], first[:, None], grades)
         more = {
+            "one vector a side, learned maps": one.score(vectors[:, None], whole[:, None]),
             "BM25": bm25,
             "dense": vectors @ whole.T,
             "dense and BM25": rrf,
             "maxsim, phrases and windows alone": no_whole,
         }
-        scores, took = measured((q, c, grades), (q_new, c_new), seed, 64, more)
+        scores, took = measured((q, c, grades), (q_new, c_new), seed, 64, more, options.rows)
         each.append({name: {"NDCG@10": ndcg(s, truth), "R@50": recall(s, full)} for name, s in scores.items()})
         seconds.append(took)
         # The second stage: the hundred best of the fusion, ordered anew.
@@ -251,5 +257,6 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["planted", "world", "speed"])
     for name, default in (("seeds", 3), ("train", 500), ("scenes", 1000), ("queries", 150), ("candidates", 10_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--rows", default="", help="only learned rankers whose names hold this, and no students")
     given = parser.parse_args()
     {"planted": planted, "world": world, "speed": speed}[given.what](given)
