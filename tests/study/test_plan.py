@@ -46,7 +46,7 @@ def files(tmp_path_factory):
 
 
 def config(files, **given):
-    table = {"pool": str(files / "pool.nc"), "prior": str(files / "prior"), "k": 8, "draws": 3}
+    table = {"pool": str(files / "pool.nc"), "prior": str(files / "prior"), "k": 8, "draws": 2}
     return parse_config({"plan": table | given}, command="plan")
 
 

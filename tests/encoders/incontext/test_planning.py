@@ -45,8 +45,8 @@ def test_expected_is_what_simulated_voxels_give(prior, repeats):
     rows = PriorSelector(prior).select(POOL, 40)
     expected = ExpectedAccuracy(prior, POOL)
     curve = expected.after(rows, repeats=repeats)
-    signal, sd, rng = voxels(prior, 1500, 3)
-    Y = signal[rows] + sd * rng.standard_normal((len(rows), 1500)) / np.sqrt(repeats)
+    signal, sd, rng = voxels(prior, 1000, 3)
+    Y = signal[rows] + sd * rng.standard_normal((len(rows), 1000)) / np.sqrt(repeats)
     new = signal + sd * rng.standard_normal(signal.shape)
     seen = prior if repeats == 1 else replace(prior, hyper_mean=prior.hyper[0] - [0, np.log(repeats)])
     for k in (5, 15, 40):
@@ -70,7 +70,7 @@ def test_expected_grows_to_the_ceiling_without_noise():
 def test_chosen_pictures_are_expected_to_beat_random_ones():
     expected = ExpectedAccuracy(PRIOR, POOL)
     chosen = expected.after(PriorSelector(PRIOR).select(POOL, 20)).explained_variance[-1]
-    lists = np.array([np.random.default_rng(n).permutation(150)[:20] for n in range(8)])
+    lists = np.array([np.random.default_rng(n).permutation(150)[:20] for n in range(4)])
     assert float(chosen) > float(expected.after(lists).explained_variance[-1]) + 0.005
     one = np.mean([float(expected.after(row).explained_variance[-1]) for row in lists])
     assert float(expected.after(lists).explained_variance[-1]) == pytest.approx(one)
