@@ -12,6 +12,7 @@ from neuroenc._core.arrays import as_numbers
 from neuroenc._core.checks import check_ids
 from neuroenc._core.errors import DataError
 
+_SETS = 1024  # looked at together
 _EXPECTED = "expected (set, token, feature), maps (set, channel, y, x), or a list of arrays (token, feature)"
 
 
@@ -79,15 +80,18 @@ def token_sets(sets: Any, what: str) -> TokenSets:
         if values.ndim != 3 or not values.size:
             raise DataError(f"{what} have shape {values.shape}; {_EXPECTED}.")
         values = np.asarray(values, np.float32)
-        finite = np.isfinite(values)
-        mask = ~np.isnan(values).all(2)
-        if not finite[mask].all():
-            wrong = mask & ~finite.all(2)
+        mask = np.empty(values.shape[:2], bool)
+        spoilt = np.empty(values.shape[:2], bool)
+        for a in range(0, len(values), _SETS):  # masks of all values at once would be as large as the tokens
+            some = values[a : a + _SETS]
+            mask[a : a + _SETS] = ~np.isnan(some).all(2)
+            spoilt[a : a + _SETS] = mask[a : a + _SETS] & ~np.isfinite(some).all(2)
+        if spoilt.any():
             raise DataError(
-                f"{what}: {int(wrong.sum())} tokens have values that are not finite, the first in set "
-                f"{int(np.argwhere(wrong)[0, 0])}. Legal is a token of numbers, or one that is all NaN (padding)."
+                f"{what}: {int(spoilt.sum())} tokens have values that are not finite, the first in set "
+                f"{int(np.argwhere(spoilt)[0, 0])}. Legal is a token of numbers, or one that is all NaN (padding)."
             )
-        values = values if mask.all() else np.where(mask[..., None], values, 0.0).astype(np.float32)
+        values = values if mask.all() else np.where(mask[..., None], values, np.float32(0))
     names = np.array(check_ids(ids, len(values), what), dtype=str)
     if not mask.any(1).all():
         raise DataError(f"{what}: set {names[~mask.any(1)][0]!r} has no token; each needs at least one.")

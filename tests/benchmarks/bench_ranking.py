@@ -29,10 +29,24 @@ CPU = {"device": "cpu"}
 
 def ndcg(scores, grades, k=10):
     """Mean over queries that have anything to find; ties in the order of candidates."""
+    return float(ndcg_each(scores, grades, k).mean())
+
+
+def ndcg_each(scores, grades, k=10):
     gain, discount = 2.0**grades - 1, 1 / np.log2(np.arange(2, k + 2))
     top = np.take_along_axis(gain, np.argsort(-np.asarray(scores, float), axis=1, kind="stable")[:, :k], 1)
     best = (np.sort(gain, 1)[:, ::-1][:, :k] * discount).sum(1)
-    return float(((top * discount).sum(1)[best > 0] / best[best > 0]).mean())
+    return (top * discount).sum(1)[best > 0] / best[best > 0]
+
+
+def print_gain(name, each, base):
+    """Mean gain in NDCG@10 over queries, with its interval."""
+    from neuroenc.stats import sample_interval
+
+    gain = np.concatenate(each[name]) - np.concatenate(each[base])
+    draws = gain[np.random.default_rng(1).integers(0, len(gain), (2000, len(gain)))].mean(axis=1)
+    low, high, _ = sample_interval(draws, gain.mean(), n_units=len(gain))
+    print(f"{name} - {base}: {gain.mean():.3f} [{float(low):.3f}, {float(high):.3f}]", flush=True)
 
 
 def recall(scores, relevant, k=50):
@@ -159,7 +173,7 @@ def world(options):
         found = iter(texts.embed([p for several in named for p in several]).values)
         return captions, vectors, [np.stack([*(next(found) for _ in several), v]) for several, v in zip(named, vectors)]
 
-    each, seconds, staged = [], [], []
+    each, seconds, staged, queries = [], [], [], {}
     for seed in range(options.seeds):
         begin = time.perf_counter()
         learned, asked = (
@@ -205,12 +219,15 @@ def world(options):
             among = np.full_like(rrf, -np.inf)
             np.put_along_axis(among, best, np.take_along_axis(np.asarray(s, float), best, 1), 1)
             behind[name] = {"NDCG@10": ndcg(among, truth)}
+            queries.setdefault(name, []).append(ndcg_each(among, truth))
         staged.append(behind)
         print(f"\nall scenes, {seed + 1} seeds")
         summarise(each, seconds)
         print("\nthe hundred best of dense and BM25, ordered anew")
         table = pd.concat([pd.DataFrame(t).T for t in staged]).groupby(level=0, sort=False).mean()
         print(table.round(3).to_string(), flush=True)
+        for base in ("dense and BM25", "one vector a side, learned maps"):
+            print_gain("maxsim, learned maps", queries, base)
 
 
 def speed(options):
