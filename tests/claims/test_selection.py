@@ -47,11 +47,13 @@ def kept(choose, n, n_pools=20):
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [200, 500])
 def test_a_pointer_keeps_the_greedy_gain_on_larger_pools(pointer, n):
+    """.980 on pools of 200, .986 on pools of 500."""
     assert kept(lambda pool: pointer.select(pool, K), n) >= 0.95
 
 
 @pytest.mark.slow
 def test_a_pointer_without_training_or_features_keeps_nothing_of_it(pointer):
+    """-.05 without training, .05 where the pool's rows are permuted."""
     blank = PointerSelector(seed=SEED)
     blank.model_, blank.n_features_in_ = blank._build(P), P
     assert kept(lambda pool: blank.select(pool, K), 200) < 0.5

@@ -421,6 +421,13 @@ def support_curve(
     >>> curve = support_curve({"ridge": RidgeEncoder()}, X, X @ W, Q, Q @ W, sizes=(20, 80), n_draws=2)
     >>> dict(curve.sizes)
     {'method': 1, 'size': 2, 'draw': 2, 'voxel': 6}
+
+    Stimuli that are chosen, beside random ones:
+
+    >>> options = {"sizes": (20,), "n_draws": 2, "select": ["v-optimal"]}
+    >>> curve = support_curve({"ridge": RidgeEncoder()}, X, X @ W, Q, Q @ W, **options)
+    >>> curve["select"].values.tolist()
+    ['random', 'v-optimal']
     """
     if not methods:
         raise ConfigError("methods is empty. Next step: {'ridge': RidgeEncoder()}.")
