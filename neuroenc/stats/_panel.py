@@ -131,7 +131,7 @@ class SelectedPanel:
         One row a factor: ``factor, n`` (its values in the whole table), ``kept``, ``lost`` (names).
     agreement, low, high : float
         Spearman r over models of the Borda points on the panel and on the whole table, with its 95 % interval over
-        models.
+        models; NaN where every resample of the models agrees alike, as where r is 1.
     random : array (n_random,), float64
         The same of random panels.
     p : float
@@ -300,6 +300,8 @@ def _judged(
     samples = _spearman(whole[drawn], panel[drawn])
     agreement = float(_spearman(whole[None], panel[None])[0])
     low, high = np.clip(sample_interval(samples, agreement, n_units=len(whole))[:2], -1.0, 1.0)
+    if np.ptp(samples[np.isfinite(samples)]) < 1e-12:  # ranks that agree in every resample tell no width
+        low = high = np.nan
     combined = values.agg(" & ".join, axis=1).to_numpy() if len(values.columns) else np.full(len(names), "")
     cells = {c: (pool[combined[pool] == c], int((combined[kept] == c).sum())) for c in dict.fromkeys(combined[kept])}
     random = np.empty(n_random)
@@ -316,9 +318,10 @@ def _judged(
     alike = " and numbers of tasks of each kind" if len(values.columns) else ""
     verdict = "better" if p <= 0.05 else "worse" if p >= 0.975 else "no better"
     who = "held out" if held_out else "that chose them"
+    interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "too few models for an interval"
     statement = (
         f"{len(kept)} of {len(names)} tasks rank {len(whole)} models {who} as all tasks do with "
-        f"Spearman r = {agreement:.3f} ({float(low):.3f} to {float(high):.3f}); {n_random} random panels of "
+        f"Spearman r = {agreement:.3f} ({interval}); {n_random} random panels of "
         f"the same size{alike}: {random.mean():.3f} ({np.quantile(random, 0.025):.3f} to "
         f"{np.quantile(random, 0.975):.3f}); {verdict} than random panels (p = {p:.3f})."
     )

@@ -168,3 +168,18 @@ def test_what_is_no_table_is_refused():
         select_panel(table, reliability=dict.fromkeys(table.columns, 0.1))
     with pytest.raises(DataError, match="other models"):
         select_panel(table, reliability=(table, table.iloc[1:]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_tasks", "gap"), [(5, 0.5), (12, 0.2), (30, 0.1)])
+def test_rank_intervals_hold_the_rank_that_more_tasks_would_give(n_tasks, gap):
+    """Of six models ``gap`` s.d. apart: at least 95 % of intervals, whose rule is on the safe side."""
+    rng = np.random.default_rng(n_tasks)
+    level = gap * np.arange(6.0)[:, None]
+    inside = []
+    for _ in range(150):
+        table = pd.DataFrame(level + rng.standard_normal((6, n_tasks)), list("abcdef")).rename(columns=str)
+        found = borda(table, n_bootstraps=500).set_index("model").loc[list("abcdef")]
+        true = np.arange(6, 0, -1)
+        inside.append((found["rank_low"] <= true) & (true <= found["rank_high"]))
+    assert np.mean(inside) >= 0.95

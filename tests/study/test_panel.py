@@ -160,7 +160,23 @@ def test_galleries_hold_the_stimulus_first_and_do_not_look_at_responses(material
     assert (material.galleries.ids[:, 0] == material.stimuli.ids).all()
     assert material.galleries.ids.shape == (50, 5)
     loader = Loader(read_panel(panel))
-    assert (loader._galleries(material.stimuli).ids == material.galleries.ids).all()
+    assert (loader._galleries(material.stimuli, material.folds).ids == material.galleries.ids).all()
+    fold = {str(material.stimuli.ids[n]): k for k, (_, test) in enumerate(material.folds) for n in test}
+    assert all(len({fold[i] for i in row}) == 1 for row in material.galleries.ids)
+
+
+def test_features_of_nothing_find_as_much_as_chance(panel, tmp_path):
+    """Predictions must know nothing of the pattern that asks: with neighbours of other folds this is below chance."""
+    path = tmp_path / "more.toml"
+    path.write_text(TINY.replace("n = 60", "n = 300").replace("n_stimuli = 50", "n_stimuli = 300"))
+    config = read_panel(path)
+    material = Loader(config).load(config.sources[0])
+    hits = []
+    for seed in range(4):
+        X = np.random.default_rng(seed).standard_normal((300, 20)).astype(np.float32)
+        table = score_source(X, material, config).set_index(["region", "metric"])
+        hits.append(table.loc[("all", "retrieval"), "score"])
+    assert 0.15 < np.mean(hits) < 0.25  # five candidates each; 1,200 patterns, s.d. about .012
 
 
 def test_a_model_is_listed_where_it_has_no_score(made):
@@ -383,3 +399,13 @@ def test_layers_of_one_network_are_computed_together(material, apart, monkeypatc
     monkeypatch.setattr(type(again[0].embedder), "_encode", computed)
     for model, values in zip(again, alone):
         np.testing.assert_allclose(model.features(stimuli).values, values, atol=1e-5)
+
+
+def test_shipped_backbones_are_recorded(tmp_path):
+    found = panel_table(["offline-1"], tmp_path / "all", say=lambda _: None)
+    tasks = read_panel("offline-1").tasks()
+    assert set(found["task"]) == set(tasks["task"])
+    assert {"world", "efficientnet-lite0", "minilm"} <= set(found["model"])
+    ranks = pd.read_csv(tmp_path / "all" / "ranks.csv")
+    assert set(ranks["track"]) == {"images", "words"}
+    assert json.loads((tmp_path / "all" / "summary.json").read_text())["panel"] == "offline-1"

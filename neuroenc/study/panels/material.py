@@ -119,7 +119,7 @@ class Loader:
         rsa = np.sort(rng.permutation(len(ids))[: source.n_rsa])
         self._frozen(source, [list(map(str, ids)), [t.tolist() for _, t in folds], half.tolist(), rsa.tolist()])
         regions = {name: _voxels(responses, labels, source) for name, labels in source.regions.items()}
-        galleries = self._galleries(stimuli) if "retrieval" in source.metrics else None
+        galleries = self._galleries(stimuli, folds) if "retrieval" in source.metrics else None
         return Material(source, stimuli, responses, ceilings, None, regions, folds, rsa, half, galleries)
 
     def _data(self, source: SourceConfig) -> EncodingData:
@@ -166,22 +166,25 @@ class Loader:
                 f"{source.splits}: scores would not be comparable. Next step: the version of neuroenc that it names."
             )
 
-    def _galleries(self, stimuli: Stimuli) -> Galleries:
+    def _galleries(self, stimuli: Stimuli, folds: list[tuple[np.ndarray, np.ndarray]]) -> Galleries:
         """Of each stimulus, what is like it in colours, in contrasts and in words: no model that is compared is asked.
 
         Nor are the responses: what is like a measured pattern is like its noise too, and would beat its own stimulus.
+        Candidates are of the stimulus' own fold for the same reason: other folds' predictions learned from its pattern.
         """
-        ids = [str(i) for i in stimuli.ids]
-        indexes: list[Any] = []
-        queries: list[Any] = []
-        if stimuli.images is not None:
-            for vectors in _looks(stimuli):
-                indexes.append(DenseIndex(vectors, ids=ids))
-                queries.append(vectors)
-        if stimuli.captions is not None:
-            indexes.append(LexicalIndex(stimuli.captions, ids, aggregate="sum"))
-            queries.append([" ".join(c) for c in stimuli.captions])
-        return hard_gallery(indexes, queries, [[i] for i in ids], size=min(self.panel.gallery, len(ids)))
+        looks = _looks(stimuli) if stimuli.images is not None else []
+        ids = np.array([str(i) for i in stimuli.ids])
+        size = min(self.panel.gallery, *(len(test) for _, test in folds))
+        found = np.full((len(ids), size), "", dtype=object)
+        for _, test in folds:
+            indexes: list[Any] = [DenseIndex(vectors[test], ids=ids[test]) for vectors in looks]
+            queries: list[Any] = [vectors[test] for vectors in looks]
+            if stimuli.captions is not None:
+                captions = [stimuli.captions[n] for n in test]
+                indexes.append(LexicalIndex(captions, ids[test], aggregate="sum"))
+                queries.append([" ".join(c) for c in captions])
+            found[test] = hard_gallery(indexes, queries, [[i] for i in ids[test]], size=size).ids
+        return Galleries(found.astype(str), np.arange(size) == np.zeros((len(ids), 1)))
 
 
 def _looks(stimuli: Stimuli) -> list[np.ndarray]:
