@@ -52,9 +52,7 @@ def learned_selectors(prior, train):
     if id(prior) not in KNOWN:
         rng = np.random.default_rng(0)
         pools = [X[rng.choice(len(X), rng.integers(25, 51), replace=False)] for X, _ in train * (800 // len(train))]
-        # What is to be predicted are pictures like all of these, not like those of one small pool.
-        aim = np.concatenate([X for X, _ in train])
-        pointer = PointerSelector(epochs=20).fit(pools, PriorSelector(prior, target=aim), k=12)
+        pointer = PointerSelector(epochs=20).fit(pools, PriorSelector(prior), k=12)
         KNOWN[id(prior)] = pointer, LearnedSelector(prior).fit(*zip(*train))
     pointer, learned = KNOWN[id(prior)]
     return {"prior, accuracy": PriorSelector(prior), "pointer": pointer, "learned": learned}

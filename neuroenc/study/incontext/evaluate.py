@@ -293,9 +293,7 @@ def _selector(study: Study, part: Part, name: str) -> Any:
         pools.append(X[rng.choice(len(X), min(len(X), int(rng.integers(25, 51))), replace=False)])
     study.say(f"  pointer network: {_POOLS} pools of training stimuli")
     k = min(12, min(map(len, pools)) - 1)
-    # What is to be predicted are pictures like all of theirs, not like those of one small pool.
-    teacher = PriorSelector(prior, target=np.concatenate([s.X.values for s in part.tasks.train]))
-    return PointerSelector(epochs=20, seed=seed).fit(pools, teacher, k=k, progress=study.progress)
+    return PointerSelector(epochs=20, seed=seed).fit(pools, PriorSelector(prior), k=k, progress=study.progress)
 
 
 def _by_place(study: Study, part: Part, subject: TaskSubject) -> EmpiricalBayesRidge | None:
