@@ -155,7 +155,7 @@ class Loader:
         if not words:
             return stimuli
         return Stimuli(
-            stimuli.ids, stimuli.images, [[w] for w in words], stimuli.table, stimuli.source, stimuli.licence
+            stimuli.ids, stimuli.images, tuple((w,) for w in words), stimuli.table, stimuli.source, stimuli.licence
         )
 
     def _frozen(self, source: SourceConfig, drawn: Any) -> None:
