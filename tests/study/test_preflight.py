@@ -68,6 +68,10 @@ def path(tmp_path):
             [_CAPTIONS, "data.name=world", "captions.decoder={kind = 'prefix', captioner = 'wolrd'}"],
             "captioner: 'wolrd'; did you mean 'world'",
         ),
+        (
+            [_CAPTIONS, "data.name=world", "captions.retrieval={enabled = true, retriever = 'wolrd'}"],
+            "retrieval.retriever: 'wolrd'; did you mean 'world'",
+        ),
     ],
 )
 def test_what_is_missing_is_told(path, more, message):

@@ -16,8 +16,9 @@ from neuroenc.captions import (
     named_concepts,
     retrieve_stimuli,
     train_prefix,
+    train_retriever,
 )
-from neuroenc.retrieval import CaptionCorpus, LexicalIndex
+from neuroenc.retrieval import CaptionCorpus, LexicalIndex, pseudo_queries
 
 TEXTS = ["a red cat on a wall", "a cat asleep", "a dog by a tree", "a brown dog", "a dog and a ball", "a tall tower"]
 IDS = ["s1", "s1", "s2", "s2", "s3", "s4"]
@@ -84,6 +85,27 @@ def test_a_decoder_s_ngrams_lead_to_what_its_embedding_was_trained_on(corpus, de
     for row in found[(found["level"] == "image") & (found["id"] != "")].itertuples():
         assert (row.id, row.ngrams) == tuple(alone.loc[(row.voxel, row.rank), ["id", "ngrams"]])
         assert row.score == pytest.approx(alone.loc[(row.voxel, row.rank), "score"])
+
+
+def test_a_trained_retriever_answers_with_names_and_its_own_prompts(corpus, tmp_path):
+    lm, tokenizer = make_language_model(TEXTS, width=16, layers=1, heads=2)
+    made = PrefixDecoder(lm, tokenizer, 3, prefix_length=2, stop="<end>", device="cpu")
+    kinds = ("cat", "dog", "tower")
+    pairs = pseudo_queries(corpus, ["inner", "lead"], levels=["image", "category"])
+
+    def embed(texts):
+        return np.array([[float(k in t) for k in kinds] for t in texts])
+
+    train_retriever(made, pairs, embed, prompt="continuous", epochs=80, lr=0.02, warmup=0, progress=False)
+    retriever = PrefixDecoder.load(made.save(tmp_path), device="cpu")
+    projection = projected(np.eye(3), [0, 1, 2])
+    options = {"top": 1, "alpha": 1.0, "smoothing": 0.0}
+    found = retrieve_stimuli(said("a", "b", "c"), corpus, projection, retriever, **options)
+    first = found.set_index(["voxel", "level"])["id"]
+    assert [first[(v, "category")] for v in range(3)] == ["cat", "dog", "building"]
+    assert first[(0, "image")] == "s1"
+    names = found[found["level"] == "category"]
+    assert (names["score"] <= 0).all(), "log-probabilities of names"
 
 
 def test_levels_that_the_corpus_lacks_are_left_out_and_others_refused(corpus, decoder):
