@@ -6,8 +6,12 @@ seed:
 
 - CorpusBrain: a retriever trained on pseudo queries of the corpus finds the image of a held-out caption in its first
   ten at least .15 more often than the same one untrained; queries dealt out at random find it at chance.
-- UGR: with prompts, one model of four levels has an R-precision at least .05 above the same model without prompts, at
-  every level.
+- UGR: with prompts of each kind (words, learned vectors, both), one model of four levels has an R-precision at least
+  .05 above the same model without prompts, at every level.
+- CorpusBrain, kinds: without one kind of pseudo query (and the pairs that it gives), the mean of image hits at ten and
+  R-precision of categories is at least .02 lower.
+- CorpusBrain, few labels: 50 labelled pairs of other scenes find at least .15 more images at ten after pretraining on
+  pseudo queries than without, and at least .02 more than pretraining alone.
 - SEAL: n-grams beat single tokens of the same model at ten, and BM25 on the words of the captions; weighing by the
   corpus beats the language model's probabilities alone; beta = .8 is no worse than 0.
 
@@ -25,6 +29,15 @@ pytestmark = pytest.mark.slow
 
 SEED, SCENES, ASKED = 21, 500, 250
 LEVELS = ("image", "caption", "phrase", "category")
+KINDS = ("inner", "lead", "link")
+TRAINING = {
+    "batch_size": 64,
+    "schedule": "cosine",
+    "clip": 1.0,
+    "noise": 0.02,
+    "seed": SEED,
+    "progress": False,
+}
 
 
 class Study:
@@ -50,9 +63,11 @@ class Study:
         every = [several[-1] for several in world.captions]
         self.queries, self.images = every[:ASKED], world.ids.tolist()[:ASKED]
         clip = TextEmbedder("world", progress=False, device="cpu", cache=False)
+        self.known = {}
         self.embed = lambda texts: clip.embed(list(texts)).values
         vectors = self.embed(every)
         self.embedded = vectors[:ASKED]
+        self.labelled, self.others = every[ASKED : ASKED + 50], world.ids.tolist()[ASKED : ASKED + 50]
         self.mean = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0)
 
     def decoder(self):
@@ -72,28 +87,34 @@ class Study:
             device="cpu",
         )
 
-    def trained(self, prompts):
+    def trained(self, prompt, kinds=KINDS):
         from neuroenc.captions import train_retriever
         from neuroenc.retrieval import pseudo_queries
 
         decoder = self.decoder()
-        pairs = pseudo_queries(self.corpus, levels=LEVELS, per_image=2, seed=SEED)
-        train_retriever(
-            decoder,
-            pairs,
-            self.embed,
-            prompts=prompts,
-            epochs=2,
-            batch_size=64,
-            lr=2e-3,
-            warmup=50,
-            schedule="cosine",
-            clip=1.0,
-            noise=0.02,
-            seed=SEED,
-            progress=False,
-        )
+        pairs = pseudo_queries(self.corpus, kinds, levels=LEVELS, per_image=2, seed=SEED)
+        train_retriever(decoder, pairs, self.embed, prompt=prompt, epochs=2, lr=2e-3, warmup=50, **TRAINING)
         return decoder
+
+    def of_kind(self, prompt):
+        """The retriever with a kind of prompt, trained once."""
+        if prompt not in self.known:
+            self.known[prompt] = self.trained(prompt)
+        return self.known[prompt]
+
+    def tuned(self, decoder, epochs, lr):
+        """The decoder after 50 labelled pairs of scenes that are not asked for."""
+        from neuroenc.captions import train_retriever
+        from neuroenc.retrieval import labelled_queries
+
+        pairs = labelled_queries(self.corpus, self.labelled, self.others, levels=LEVELS)
+        train_retriever(decoder, pairs, self.embed, epochs=epochs, lr=lr, warmup=0, **TRAINING)
+        return decoder
+
+    def both(self, decoder):
+        """Mean of image hits at ten and R-precision of categories."""
+        categories = self.r_precision(self.found(decoder, "category"), "category")
+        return (self.hit(self.found(decoder)) + categories) / 2
 
     def found(self, decoder, level="image", **options):
         from neuroenc.captions import NGramRetriever
@@ -136,14 +157,7 @@ def study():
 
 @pytest.fixture(scope="module")
 def prompted(study):
-    from neuroenc.captions import LEVEL_PROMPTS
-
-    return study.trained(LEVEL_PROMPTS)
-
-
-@pytest.fixture(scope="module")
-def unprompted(study):
-    return study.trained(None)
+    return study.of_kind("discrete")
 
 
 @pytest.fixture(scope="module")
@@ -162,15 +176,68 @@ def test_queries_of_other_scenes_find_by_chance(study, full):
     assert study.hit([full[k] for k in other]) < chance + 4 * np.sqrt(chance / ASKED)
 
 
-@pytest.mark.xfail(
-    reason="R-precision with prompts: image .492, caption .313, phrase .630, category .953; without: .536, .371, .630, "
-    ".970. The constraint already tells which names are asked for, and images and captions have the same text",
+#: R-precision of each level with each kind of prompt, and without.
+MEASURED = {
+    "none": (0.536, 0.371, 0.630, 0.970),
+    "discrete": (0.492, 0.313, 0.630, 0.953),
+    "continuous": (0.484, 0.317, 0.644, 0.970),
+    "hybrid": (0.504, 0.333, 0.627, 0.962),
+}
+
+
+def told_apart(kind, level):
+    """A kind of prompt and a level, marked where the claim was measured to fail."""
+    at = LEVELS.index(level)
+    with_it, without = MEASURED[kind][at], MEASURED["none"][at]
+    why = f"R-precision {with_it:.3f} with {kind} prompts, {without:.3f} without"
+    marks = [] if with_it >= without + 0.05 else [pytest.mark.xfail(strict=True, reason=why)]
+    return pytest.param(kind, level, marks=marks, id=f"{kind}-{level}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"), [told_apart(k, level) for k in ("discrete", "continuous", "hybrid") for level in LEVELS]
 )
-@pytest.mark.parametrize("level", LEVELS)
-def test_prompts_tell_one_model_what_is_asked_for(study, prompted, unprompted, level):
-    told = study.r_precision(study.found(prompted, level), level)
-    untold = study.r_precision(study.found(unprompted, level), level)
+def test_prompts_tell_one_model_what_is_asked_for(study, kind, level):
+    told = study.r_precision(study.found(study.of_kind(kind), level), level)
+    untold = study.r_precision(study.found(study.of_kind("none"), level), level)
     assert told >= untold + 0.05, (told, untold)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "inner",  # .917 with all kinds, .772 without this one
+        "lead",  # .890 without
+        pytest.param(
+            "link", marks=pytest.mark.xfail(strict=True, reason=".917 with links, .925 without: they answer loosely")
+        ),
+    ],
+)
+def test_every_kind_of_pseudo_query_teaches_something(study, prompted, kind):
+    without = study.both(study.trained("discrete", [k for k in KINDS if k != kind]))
+    assert study.both(prompted) >= without + 0.02, (study.both(prompted), without)
+
+
+@pytest.fixture(scope="module")
+def tuned(study, prompted, tmp_path_factory):
+    from neuroenc.captions import PrefixDecoder
+
+    # As a user would: the pretrained one is saved, and goes on from its folder.
+    folder = prompted.save(tmp_path_factory.mktemp("pretrained"))
+    return study.hit(study.found(study.tuned(PrefixDecoder.load(folder, device="cpu", batch_size=100), 5, 5e-4)))
+
+
+def test_few_labels_are_worth_more_after_pretraining(study, tuned):
+    alone = study.hit(study.found(study.tuned(study.decoder(), epochs=20, lr=2e-3)))
+    assert tuned >= alone + 0.15, (tuned, alone)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason=".744 after 50 labelled pairs, .880 before them: the retriever forgets scenes that no label names",
+)
+def test_few_labels_add_to_pretraining(study, tuned, full):
+    assert tuned >= study.hit(full) + 0.02, (tuned, study.hit(full))
 
 
 @pytest.mark.xfail(reason=".880 beside .876 of 250: one query, no difference")
