@@ -27,7 +27,7 @@ name = "tiny"
 version = "1"
 title = "A small world"
 citation = "none"
-n_bootstraps = 40
+n_bootstraps = 20
 gallery = 5
 [data.world]
 licence = "BSD-3-Clause"
@@ -172,11 +172,11 @@ def test_features_of_nothing_find_as_much_as_chance(panel, tmp_path):
     config = read_panel(path)
     material = Loader(config).load(config.sources[0])
     hits = []
-    for seed in range(4):
+    for seed in range(2):
         X = np.random.default_rng(seed).standard_normal((300, 20)).astype(np.float32)
         table = score_source(X, material, config).set_index(["region", "metric"])
         hits.append(table.loc[("all", "retrieval"), "score"])
-    assert 0.15 < np.mean(hits) < 0.25  # five candidates each; 1,200 patterns, s.d. about .012
+    assert 0.15 < np.mean(hits) < 0.25  # five candidates each; 600 patterns, s.d. about .016
 
 
 def test_a_model_is_listed_where_it_has_no_score(made):
