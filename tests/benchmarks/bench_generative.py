@@ -16,7 +16,6 @@ import time
 import warnings
 
 import numpy as np
-from bench_spaces import HOW, fifth_captions
 
 LEVELS = ("image", "caption", "category")
 TRAINING = {"batch_size": 64, "schedule": "cosine", "clip": 1.0, "noise": 0.02, "progress": False, "ngrams": 3}
@@ -26,6 +25,8 @@ class Task:
     """Corpus, queries, the vectors of both, and what answers."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        from bench_spaces import fifth_captions
+
         from neuroenc.captions import named_concepts
         from neuroenc.embedding import TextEmbedder
         from neuroenc.retrieval import CaptionCorpus
@@ -38,7 +39,7 @@ class Task:
         self.corpus = CaptionCorpus(captions, owners, named_concepts(captions, owners))
         self.queries, self.images = queries[: options.asked], ids[rows[: options.asked]].tolist()
         self.labelled = queries[options.asked : len(rows)], ids[rows[options.asked :]].tolist()
-        embedder, known = TextEmbedder("minilm", **HOW), {}
+        embedder, known = TextEmbedder("minilm", progress=False, device="cpu"), {}
         texts = list(dict.fromkeys([*self.corpus.captions, *queries[: len(rows)], *map(_plain, self.labelled[0])]))
         known.update(zip(texts, embedder.embed(texts).values))
         self.embed = lambda several: np.stack([known[t] for t in several])

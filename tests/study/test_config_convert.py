@@ -44,8 +44,13 @@ def test_kept_files_load_and_convert_to_the_same_settings(path, tmp_path):
 )
 def test_kept_files_mean_what_the_shipped_examples_mean(name):
     command, example = name.split("_")
+    shipped = example_config(example, command=command)
+    if shipped.captions is not None:
+        # What captions did not have in that spelling.
+        captions = shipped.captions.model_copy(update={"retrieval": type(shipped.captions.retrieval)()})
+        shipped = shipped.model_copy(update={"captions": captions})
     with pytest.warns(UserWarning, match="old spelling"):
-        assert read_config(kept(name), command=command) == example_config(example, command=command)
+        assert read_config(kept(name), command=command) == shipped
 
 
 def test_flat_captions_of_a_run():
