@@ -110,11 +110,11 @@ class Design:
             # Rows of L^-1, of the responses' covariance given what was shown before.
             u = columns - below @ before
             lower = np.linalg.cholesky(u[:, rows] + np.eye(len(rows)) / ratio)
-            self._taken[i, new] = u = solve_triangular(lower, u, lower=True)
+            self._taken[i, new] = u = _solved(lower, u)
             self._s[i] = np.maximum(self._s[i] - (u**2).sum(axis=0), 0)
             if whole is None:
                 continue
-            turned = solve_triangular(lower, whole - below @ self._turned[i, :steps], lower=True)
+            turned = _solved(lower, whole - below @ self._turned[i, :steps])
             self._turned[i, new] = turned
             self._left[i] -= (turned**2).sum()
             if self._aimed is None:
@@ -145,3 +145,8 @@ class Design:
     def ceiling(self) -> np.ndarray:
         """The same with all that there is to know: signal over signal and noise (j,)."""
         return np.asarray(self.signal / (self.signal + 1 / self.ratios))
+
+
+def _solved(lower: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """L^-1 b; of one row without scipy, whose threads and numpy's wait for each other at every step of a choice."""
+    return np.asarray(right / lower if len(lower) == 1 else solve_triangular(lower, right, lower=True))
