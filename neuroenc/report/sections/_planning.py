@@ -204,6 +204,7 @@ def plot_expected_accuracy(table: pd.DataFrame, numbers: Mapping[str, Any]) -> A
         top = 1.3 * max(numbers["ceiling"], float(table["explained_variance"].max()))
         limits = {"xlim": (seen, places[-1]), "ylim": (-0.1 * top, top)}
         axes.set(xlabel="pictures shown", ylabel="expected explained variance", **limits)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=8.5)
     return figure
 
