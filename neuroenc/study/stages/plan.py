@@ -164,7 +164,8 @@ def _seen(study: Study, settings: PlanConfig, pool: xr.DataArray) -> dict[str, A
     Y = prepared(given, settings.zscore)
     values = Y.values.astype(np.float64)
     spread = float(np.nanmedian(np.nanstd(values, axis=0)))
-    if len(values) >= 10 and not _NARROW <= spread <= _WIDE:
+    # The levels of the prior are those of z-scored responses; fewer than three tell none.
+    if len(values) >= 3 and not _NARROW <= spread <= _WIDE:
         study.say(f"  responses so far have standard deviation {spread:.3g}: each voxel is divided by its own")
         sd = np.nanstd(values, axis=0)
         values = (values - np.nanmean(values, axis=0)) / np.where(sd > 0, sd, 1.0)
