@@ -36,6 +36,20 @@ class Design:
         Stimuli that are to be predicted; needed for accuracies.
     accuracy : bool
         Whether :meth:`gains` of "accuracy" are asked for, which needs (n, directions) numbers.
+
+    References
+    ----------
+    Chaloner & Verdinelli (1995), Bayesian experimental design: a review, Statistical Science 10(3).
+
+    Examples
+    --------
+    >>> pool = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> design = Design(pool, np.eye(2), [1.0], target=pool)
+    >>> design.accuracy().round(2).tolist(), design.ceiling().round(2).tolist()
+    ([0.0], [0.5])
+    >>> design.add(0)  # a response of as much noise as signal: half is known along one of two features
+    >>> design.accuracy().round(3).tolist(), design.gains("information").round(2).tolist()
+    ([0.125], [0.2, 0.2, 0.35, 0.35])
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -30,14 +31,14 @@ _KIND = Kind("ranker", "ranker.json", "ranker.safetensors", ("params", "widths",
 _BATCH = 1024  # pairs scored at a time
 
 
-class PairRanker(BaseEstimator):
+class PairRanker(BaseEstimator, ABC):
     """What all rankers of token sets share: the second stage of a search, in three forms."""
 
+    @abstractmethod
     def score(
         self, queries: Any, candidates: Any, *, pairs: Any = None, batch_size: int = _BATCH
     ) -> np.ndarray | xr.DataArray:
         """Scores of queries and candidates; see the class."""
-        raise NotImplementedError
 
     def scorer(self, queries: Any, candidates: Any) -> Callable[[int, Any], np.ndarray]:
         """This ranker as a second stage: a callable of a query's number and ids of candidates, which gives scores.

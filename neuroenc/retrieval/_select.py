@@ -368,25 +368,24 @@ class DOptimalSelector(SupportSelector):
         one_of("objective", self.objective, ("information", "accuracy"))
         target = check_target(self.target, values)
         design = Design.relative(values, cov, [self.snr], target=target, accuracy=self.objective == "accuracy")
-        return choose_greedily([design], [1.0], k, eligible, shown, self.objective)
+        return choose_greedily(design, k, eligible, shown, self.objective)
 
 
-def choose_greedily(
-    designs: Sequence[Design],
-    shares: Sequence[float],
-    k: int,
-    eligible: Eligible,
-    shown: np.ndarray,
-    objective: str,
-) -> list[int]:
-    """Rows of the highest gain at each step, summed over designs by their ``shares``."""
-    for design in designs if len(shown) else ():
+def choose_greedily(design: Design, k: int, eligible: Eligible, shown: np.ndarray, objective: str) -> list[int]:
+    """Greedy design: k eligible rows, each of the highest gain given those before it and the rows ``shown`` (m,).
+
+    Examples
+    --------
+    >>> pool = np.array([[1.0, 0.0], [0.9, 0.0], [0.0, 0.8]])
+    >>> eligible = Eligible(np.ones(3, dtype=bool), None, np.zeros(0, dtype=int))
+    >>> choose_greedily(Design(pool, np.eye(2), [5.0]), 2, eligible, np.zeros(0, dtype=int), "information")
+    [0, 2]
+    """
+    if len(shown):
         design.add(shown)
     rows: list[int] = []
     for _ in range(k):
-        gain = sum(share * design.gains(objective) for share, design in zip(shares, designs))
-        rows.append(int(np.argmax(np.where(eligible.mask(), gain, -np.inf))))
+        rows.append(int(np.argmax(np.where(eligible.mask(), design.gains(objective), -np.inf))))
         eligible.take(rows[-1])
-        for design in designs:
-            design.add(rows[-1])
+        design.add(rows[-1])
     return rows

@@ -240,7 +240,7 @@ def test_few_labels_add_to_pretraining(study, tuned, full):
     assert tuned >= study.hit(full) + 0.02, (tuned, study.hit(full))
 
 
-@pytest.mark.xfail(reason=".880 beside .876 of 250: one query, no difference")
+@pytest.mark.xfail(strict=True, reason=".880 beside .876 of 250: one query, no difference")
 def test_ngrams_beat_single_tokens_of_the_same_model(study, prompted, full):
     single = study.found(prompted, longest=1, beams=200)
     ours, theirs = ([bool(set(f[:10]) & t) for f, t in zip(found, study.truth("image"))] for found in (full, single))
@@ -250,7 +250,7 @@ def test_ngrams_beat_single_tokens_of_the_same_model(study, prompted, full):
     assert binomtest(won, max(1, won + lost), alternative="greater").pvalue < 0.05, (won, lost)
 
 
-@pytest.mark.xfail(reason=".880 beside .920: BM25 reads the words, the model an embedding of them")
+@pytest.mark.xfail(strict=True, reason=".880 beside .920: BM25 reads the words, the model an embedding of them")
 def test_ngrams_of_an_embedding_beat_the_words_themselves(study, full):
     bm25s = pytest.importorskip("bm25s")
     several = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -197,7 +198,7 @@ def _rounded(score: float) -> float:
     return float(np.floor(score * 1e9 + 0.5) / 1e9)
 
 
-class _Index:
+class _Index(ABC):
     """A ranking of voxels as `hybrid_search` takes it; ids are row numbers, of equal lengths."""
 
     def __init__(self, accuracy: Sequence[float], no_match: float) -> None:
@@ -206,9 +207,9 @@ class _Index:
     def __len__(self) -> int:
         return len(self.accuracy)
 
+    @abstractmethod
     def scores(self, query: str) -> Mapping[int, float]:
         """Score of each voxel that is found."""
-        raise NotImplementedError
 
     def search(self, queries: Sequence[str], k: int, max_memory: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """By score, then accuracy, then place."""

@@ -122,7 +122,7 @@ class PriorSelector(SupportSelector):
 
     def _choose(self, values: Any, k: int, eligible: Any, shown: Any, responses: Any, voxels: Any) -> list[int]:
         design = self.design(values, shown, responses, voxels)
-        return choose_greedily([design], [1.0], k, eligible, shown, self.objective)
+        return choose_greedily(design, k, eligible, shown, self.objective)
 
 
 def _with_prior(prior: WeightPrior | None, target: Any, seed: int) -> SupportSelector:
