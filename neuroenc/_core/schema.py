@@ -19,6 +19,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "captions": ("voxel", "rank", "caption", "score"),
     "evidence": ("voxel", "rank", "stimulus", "predicted"),
     "gate": ("voxel", "captioned", "reason"),
+    "folds": ("voxel", "fold", "caption"),
     "phrases": ("voxel", "rank", "phrase", "start", "end", "verdict"),
     "stability": ("voxel",),
     "sentence": ("voxel", "rho"),
@@ -97,7 +98,7 @@ def check_scores(scores: Any, dims: tuple[str, ...] = ("voxel",), *, ids: bool =
 
 
 def check_voxel_table(frame: Any, what: str, voxels: np.ndarray, needed: Iterable[str] | None = None) -> pd.DataFrame:
-    """``frame`` sorted by voxel (in the order of ``voxels``), level, rank and start, if columns and voxels are known.
+    """``frame`` sorted by voxel (in the order of ``voxels``), level, rank, fold and start, if its columns are known.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ def check_voxel_table(frame: Any, what: str, voxels: np.ndarray, needed: Iterabl
         )
     place = pd.Series(np.arange(len(voxels)), index=voxels)
     order = {"voxel": place.reindex(frame["voxel"]).to_numpy()}
-    order |= {key: frame[key].to_numpy() for key in ("level", "rank", "start") if key in frame.columns}
+    order |= {key: frame[key].to_numpy() for key in ("level", "rank", "fold", "start") if key in frame.columns}
     keys = pd.DataFrame(order).sort_values(list(order), kind="stable")
     return frame.iloc[keys.index.to_numpy()].reset_index(drop=True)
 

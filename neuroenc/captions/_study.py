@@ -118,7 +118,8 @@ class CaptionStudy:
     quality : mapping of str to DataFrame
         Small tables by name, such as "round trip", "diversity", "controls".
     words : DataFrame, optional
-        ``roi, part`` ("noun", "verb", "attribute", "relation")``, word, count, share`` and ``lift``.
+        ``roi, part`` ("noun", "verb", "attribute", "relation")``, word, count, share`` and ``lift``; over ``folds``
+        where there are any, with ``share_sd`` over them.
     concepts, categories, clusters, contrasts : DataFrame, optional
         Per region (column ``roi``), or per voxel (column ``voxel``).
     vectors : Dataset, optional
@@ -126,6 +127,8 @@ class CaptionStudy:
     retrieved : DataFrame, optional
         Stimuli, captions and categories that carry a voxel's n-grams, with BM25's answer beside each: what
         `retrieve_stimuli` found.
+    folds : DataFrame, optional
+        ``voxel, fold`` (from 1)``, caption``: each voxel's best caption from each of several parts of the bank.
     settings : mapping
         By part: ``encoder, features, bank, projection, decoder, captions, gate, folds, grounding, stability,
         sentence, retrieval, seed``; `methods` writes from these.
@@ -170,6 +173,7 @@ class CaptionStudy:
     contrasts: pd.DataFrame | None = None
     vectors: xr.Dataset | None = None
     retrieved: pd.DataFrame | None = None
+    folds: pd.DataFrame | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
@@ -561,6 +565,7 @@ def methods_text(study: Any) -> str:
         "kinds": _join([c for c in kinds if c != "voxel" and not str(c).endswith("_null")]),
         "scored": study.sentence is not None,
         "retrieved": study.retrieved is not None,
+        "n_folds": 0 if study.folds is None else study.folds["fold"].nunique(),
         "seed": "" if settings.get("seed") is None else _said(settings["seed"]),
     }
     source = Path(__file__).with_name("methods.jinja").read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import CaptionStudy, RetrievalDecoder
 from neuroenc.cli._main import app
 from neuroenc.data import Stimuli
+from neuroenc.data.simulate import families_in_caption
 from neuroenc.retrieval import EmbeddingBank, as_bank
 from neuroenc.study import Study, caption, example_config, read_config
 from neuroenc.study.stages import bank as stages
@@ -306,6 +307,37 @@ def test_other_decoders_and_projections(told, tmp_path):
         assert (study.captions.captions["caption_id"] != "").all()
         assert study.captions.stability is None
         assert study.captions.phrases is None
+
+
+def test_every_voxel_is_captioned_from_each_part_of_the_bank(told, tmp_path, monkeypatch):
+    """One part shows faces, the other none: captions name what their part shows, and words count both."""
+    shutil.copytree(told[0] / ".steps", tmp_path / ".steps")
+    shown = told[1].captioner.stimuli.captions
+    faces = np.array(["face" in set().union(*(families_in_caption(t) for t in several)) for several in shown])
+    monkeypatch.setattr("neuroenc.study.stages.caption.bank_folds", lambda *_, **__: np.stack([faces, ~faces]))
+    sets = ["decoder.kind=retrieval", "decoder.per_fold=true", "stability.folds=2", "analysis.words=auto"]
+    study = analysed(tmp_path, *sets, "analysis.max_rois=0").captions
+    folds = study.folds
+    assert (folds.groupby("voxel")["fold"].agg(list).map(tuple) == (1, 2)).all()
+    assert set(folds["voxel"]) == set(study.captions["voxel"])
+    named = folds["caption"].map(families_in_caption).map(lambda found: "face" in found)
+    share = named.groupby(folds["fold"]).mean()
+    assert share[1] > share[2] + 0.3
+    # Stability is that of these captions, on its sample.
+    both = folds[folds["voxel"].isin(study.stability["voxel"])].pivot(index="voxel", columns="fold", values="caption")
+    same = (both[1] == both[2]).astype(float)
+    assert study.stability.set_index("voxel")["folds_same"].to_dict() == same.to_dict()
+    # A region's share of a word is the mean over its voxels and folds.
+    word = study.words.query("part == 'noun'").iloc[0]
+    inside = folds.merge(study.scores["roi"].to_series().rename("roi"), left_on="voxel", right_index=True)
+    inside = inside[inside["roi"] == word["roi"]]
+    said = inside["caption"].str.lower().str.contains(rf"\b{word['word']}")
+    assert word["share"] == pytest.approx(said.mean())
+    assert word["share_sd"] == pytest.approx(said.groupby(inside["fold"]).mean().std())
+    assert "captioned from 2 disjoint parts" in study.methods()
+    assert CaptionStudy.load(study.save(tmp_path / "again")).folds.equals(folds)
+    with pytest.raises(ConfigError, match=r"needs stability\.folds"):
+        small("decoder.per_fold=true", "stability.folds=0")
 
 
 def test_stimuli_that_carry_the_captions_ngrams(told, tmp_path):

@@ -164,7 +164,8 @@ def words(
     Parameters
     ----------
     captions : DataFrame
-        Columns ``voxel, caption`` (``rank, roi, subject`` if known; a roi such as "FFA;OFA" counts in each).
+        Columns ``voxel, caption`` (``rank, roi, subject`` if known; a roi such as "FFA;OFA" counts in each). With
+        ``fold``, as captions of disjoint parts of a bank have it, shares are also taken fold by fold.
     parts : iterable of {"noun", "verb", "attribute", "relation"}
         Attributes are adjective and noun ("brown dog"), relations "person ride wave" or "person on surfboard".
     stop_phrases : iterable of str
@@ -186,7 +187,8 @@ def words(
     DataFrame
         ``roi, part, word, count`` (captions)``, share, lift, n_voxels`` (of the region, with the word)``, p`` (Fisher's
         exact test of "a voxel of the region has the word" against all other voxels, one-sided: more here) and ``q``
-        (Benjamini-Hochberg over all rows' tests). Sorted by roi, part, then count. roi is "all" where captions
+        (Benjamini-Hochberg over all rows' tests), with folds also ``share_sd``, the standard deviation of the share
+        over folds. Sorted by roi, part, then count. roi is "all" where captions
         have none; lift is then 1 and p is NaN.
 
     Raises
@@ -218,6 +220,7 @@ def words(
     found = _found(strip_phrases(texts, stop_phrases), wanted, frozenset(stop), parser, model)
     terms, per_voxel = frequent_terms(found, codes, voxel, len(first), min_voxels)
     overall = np.asarray(terms.rows.sum(axis=0)).ravel() / len(captions)
+    fold = captions["fold"].to_numpy() if "fold" in captions else None
     frames = []
     for roi, rows in region_masks(roi_strings(captions)).items():
         inside = np.zeros(len(first), dtype=bool)
@@ -237,13 +240,22 @@ def words(
                 "p": p,
             }
         )
+        if fold is not None:
+            frame.insert(5, "share_sd", _share_sd(terms.rows, fold, rows))
         frames.append(frame[count > 0])
     out = pd.concat(frames, ignore_index=True)
     out["q"] = stats.fdr(out["p"])
     order = {part: i for i, part in enumerate(PARTS)}
     out["_part"] = out["part"].map(order)
     out = out.sort_values(["roi", "_part", "count", "word"], ascending=[True, True, False, True], kind="stable")
-    return out[_COLUMNS].reset_index(drop=True)
+    return out[[*_COLUMNS[:5], *(["share_sd"] if fold is not None else []), *_COLUMNS[5:]]].reset_index(drop=True)
+
+
+def _share_sd(has: sparse.csr_matrix, fold: np.ndarray, rows: np.ndarray) -> Floats:
+    """Standard deviation over folds of the share of a region's captions that hold each term; NaN with one fold."""
+    inside = [rows & (fold == k) for k in np.unique(fold[rows])]
+    shares = np.array([np.asarray(x.astype(np.float64) @ has).ravel() / x.sum() for x in inside])
+    return shares.std(axis=0, ddof=1) if len(shares) > 1 else np.full(has.shape[1], np.nan)
 
 
 def _found(

@@ -192,6 +192,10 @@ def voxel_cards(study: CaptionStudy, table: VoxelTable, rows: Iterable[int], ima
                 | {"found": answer_text(one, ""), "words": answer_text(one, "bm25_")}
                 for one in found.to_dict("records")
             ]
+        card["folds"] = []
+        if study.folds is not None:
+            mine = study.folds.loc[study.folds["voxel"] == voxel, "caption"]
+            card["folds"], card["n_folds"] = list(mine.value_counts(sort=False).items()), len(mine)
         # Of the best caption.
         card["phrases"] = [p for p in told if captions and p["rank"] == captions[0]["rank"]]
         card["images"] = [

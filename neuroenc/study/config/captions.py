@@ -131,6 +131,9 @@ class DecoderConfig(Table):
         Weight of a caption's similarity to its embedding when beams are ranked; the captioner's own where left out.
     without
         Concepts of the lexicon that no caption may name, such as "person" where the embeddings cannot show people.
+    per_fold
+        Also a caption of every captioned voxel from each of the ``stability.folds`` disjoint parts of the bank, as
+        published; words of regions are then counted over these.
     """
 
     kind: Literal["prefix", "corpus", "retrieval"] = "prefix"
@@ -150,6 +153,7 @@ class DecoderConfig(Table):
     centre: bool = True
     rerank: Annotated[float, Field(ge=0)] | None = None
     without: list[str] = []
+    per_fold: bool = False
 
     @field_validator("without")
     @classmethod
@@ -347,6 +351,8 @@ class CaptionsConfig(Table):
             raise ConfigError('space.stimuli = "captions" needs bank.source = "captions" or a data set.')
         if self.grounding.places != "none" and self.space.stimuli == "captions":
             raise ConfigError('grounding.places needs space.stimuli = "image": windows of images are embedded.')
+        if self.decoder.per_fold and not self.stability.folds:
+            raise ConfigError("decoder.per_fold = true needs stability.folds of at least 2; 5 are published.")
         if self.grounding.intervene and self.decoder.kind == "retrieval":
             raise ConfigError('grounding.intervene = true needs decoder.kind = "prefix" or "corpus".')
         if self.bank.source == "captions" and self.decoder.caption_bank == "bank":

@@ -39,7 +39,7 @@ def analyse(study: Study) -> dict[str, Any]:
     config, found, seed = study.table("captions"), study.captions, study.config.seed
     if not len(found.captions):
         return {"captions": found}
-    inputs = [study.contents, study.readings.key, found.captions, config.analysis, seed]
+    inputs = [study.contents, study.readings.key, found.captions, found.folds, config.analysis, seed]
     tables: dict[str, Any] = dict(study.store.keep("analyses", inputs, lambda: _analyses(study)))
     if config.retrieval.enabled:
         tables |= _retrieved(study)
@@ -98,7 +98,7 @@ def _analyses(study: Study) -> dict[str, pd.DataFrame | xr.Dataset]:
     projection = study.readings.fitted.sel(voxel=voxels).assign_coords(labels)
     out: dict[str, pd.DataFrame | xr.Dataset] = {}
     if config.analysis.words != "none":
-        out["words"] = words(captions, parser=config.analysis.words)
+        out["words"] = words(_of_folds(study.captions), parser=config.analysis.words)
     out["concepts"] = _concepts(captions, scores, seed)
     if captioner.embed_text is not None:
         joint = config.space.stimuli == "image"
@@ -113,6 +113,14 @@ def _analyses(study: Study) -> dict[str, pd.DataFrame | xr.Dataset]:
         "contrasts": _contrasts(captions, scores, config.analysis, seed),
     }
     return out | {name: table for name, table in more.items() if len(table)}
+
+
+def _of_folds(found: CaptionStudy) -> pd.DataFrame:
+    """Captions of all folds with the region of their voxel; the captions themselves where none were made by fold."""
+    if found.folds is None:
+        return found.captions
+    labels = [c for c in ("voxel", "subject", "roi") if c in found.captions]
+    return found.folds.merge(found.captions.drop_duplicates("voxel")[labels], on="voxel", how="left")
 
 
 def _concepts(captions: pd.DataFrame, scores: xr.Dataset, seed: int) -> pd.DataFrame:

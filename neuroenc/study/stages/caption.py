@@ -15,6 +15,7 @@ import xarray as xr
 from neuroenc import data
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array
+from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.store import Codec, register
 from neuroenc.captions import (
     BankImages,
@@ -147,7 +148,8 @@ class Readings:
     evidence : DataFrame
         Their best images.
     stability : list of (str, bool, Dataset)
-        Kind, whether it is the null, and projection of each captioning that stability rests on.
+        Kind, whether it is the null, and projection of each captioning that stability rests on: of the sampled voxels,
+        and of all that passed for folds where each of them gets a caption of each.
     images : BankImages or None
         What phrases are compared with; None where they are not checked.
     sampled : bool array (voxel,)
@@ -184,6 +186,7 @@ def read(study: Study) -> dict[str, Any]:
         captioner.n_evidence,
         config.stability,
         config.grounding.enabled,
+        config.decoder.per_fold,
     ]
     parts = study.store.keep("bank", inputs, lambda: _read(study, passed, sampled))
     images = None
@@ -225,7 +228,9 @@ def _read(study: Study, passed: np.ndarray, sampled: np.ndarray) -> dict[str, An
     reading = BankPass(captioner.bank, max_memory=captioner.max_memory, progress=captioner.progress)
     ask = captioner.asking(reading)
     projected, shuffled = ask(coef, intercept=bias), ask(mixed)
-    variants = [ask(job.weights, job.bank) for job in jobs]
+    # Where every voxel has a caption of each fold, stability takes those of its sample.
+    every = config.decoder.per_fold
+    variants = [ask(coef if every and j.kind == "folds" and not j.null else j.weights, j.bank) for j in jobs]
     shown = captioner.stimuli
     told = shown is not None and shown.captions is not None and all(shown.captions)
     best = reading.evidence(
@@ -302,7 +307,20 @@ def _caption(study: Study) -> CaptionStudy:
     # Of a folder its name: where it lies says nothing to another reader; what it is stands in the provenance.
     settings["decoder"] = {**settings["decoder"], "captioner": Path(config.decoder.captioner).name}
     more = {"weights": hash_array(fitted.coef.values), "writing": study.contents.writing}
-    return dataclasses.replace(found, settings=settings, provenance={**found.provenance, **more})
+    folds = _fold_captions(study, found) if config.decoder.per_fold else None
+    return dataclasses.replace(found, folds=folds, settings=settings, provenance={**found.provenance, **more})
+
+
+def _fold_captions(study: Study, found: CaptionStudy) -> pd.DataFrame:
+    """Best caption of each captioned voxel from each fold of the bank."""
+    parts = [projection for kind, null, projection in study.readings.stability if kind == "folds" and not null]
+    columns: dict[str, list[Any]] = {"voxel": [], "fold": [], "caption": []}
+    for number, projection in enumerate(progress_bar(parts, desc="folds", show=study.progress), 1):
+        columns["voxel"] += projection["voxel"].values.tolist()
+        columns["fold"] += [number] * projection.sizes["voxel"]
+        columns["caption"] += study.captioner.best_of(projection)
+    table = pd.DataFrame(columns)
+    return table[(table["caption"] != "") & table["voxel"].isin(found.captions["voxel"])]
 
 
 def _caveats(config: CaptionsConfig) -> list[str]:

@@ -260,10 +260,14 @@ def _stimulus_vectors(study: Study) -> tuple[xr.DataArray | None, str]:
 
 def stability_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Captions again on folds of the bank, bootstraps and halves: ``voxels`` and ``summary``, or nothing."""
-    captioner, readings, told, voxels = study.captioner, study.readings, [], np.zeros(0)
+    captioner, readings, told = study.captioner, study.readings, []
+    voxels, folds = study.fitted.coef["voxel"].values[readings.sampled], study.captions.folds
+    known = [] if folds is None else [part.set_index("voxel")["caption"] for _, part in folds.groupby("fold")]
     for kind, null, projection in progress_bar(readings.stability, desc="stability", show=study.progress):
-        voxels = voxels if null else projection["voxel"].values
-        told.append((kind, null, captioner.best_of(projection)))
+        if known and kind == "folds" and not null:
+            told.append((kind, null, known.pop(0).reindex(voxels).fillna("").tolist()))
+        else:
+            told.append((kind, null, captioner.best_of(projection)))
     if not told:
         return {}
     direction = text_direction(study.texts, captioner.decoder)
