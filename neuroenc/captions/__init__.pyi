@@ -77,7 +77,6 @@ from .decoding._sampling import (
     sample as sample,
 )
 from .decoding._search import Generated as Generated, SearchSettings as SearchSettings, beam_search as beam_search
-from .projection._denoiser import ConceptDenoiser as ConceptDenoiser
 from .projection._project import (
     on_manifold as on_manifold,
     project as project,

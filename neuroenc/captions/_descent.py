@@ -43,7 +43,6 @@ def descend(
     minutes: float | None,
     desc: str,
     show: bool,
-    after: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Any]:
     """Train ``net`` in place, with a short warm-up.
 
@@ -61,8 +60,6 @@ def descend(
         Time limit.
     desc, show
         Of the progress bar.
-    after : callable
-        Told the number of each step that was made.
 
     Returns
     -------
@@ -80,6 +77,5 @@ def descend(
         for group in optimiser.param_groups:
             group["lr"] = lr * (min(1.0, (step + 1) / _WARMUP) * decay(max(step / steps, spent)))
         losses.append(take_step(loss(), optimiser, step))
-        after(step)
     net.eval()
     return {"losses": losses, "steps": len(losses), "ended_by": ended_by, "seconds": time.monotonic() - began}

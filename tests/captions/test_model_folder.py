@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.weights import whole_folder
-from neuroenc.captions import ConceptDenoiser, PrefixDecoder, SyntacticDistanceParser, make_language_model
+from neuroenc.captions import PrefixDecoder, SyntacticDistanceParser, make_language_model
 
 TEXTS = ["a face", "a house", "a dog", "two dogs near a house"]
 
@@ -25,9 +25,6 @@ def folders(tmp_path_factory):
     options = {"device": "cpu", "batch_size": 7, "free_words": ["a"]}
     decoder = PrefixDecoder(lm, tokenizer, 4, prefix_length=2, stop="<end>", **options)
     decoder.save(root / "decoder")
-    ConceptDenoiser("empirical", device="cpu").fit(np.random.default_rng(0).standard_normal((12, 4))).save(
-        root / "denoiser"
-    )
     small = {"dim": 8, "layers": 1, "heads": 1, "parser_layers": 1, "parser_width": 3, "min_count": 1}
     parser = SyntacticDistanceParser(**small, device="cpu")
     parser.fit(TEXTS * 4, steps=2, progress=False).save(root / "parser")
@@ -36,7 +33,6 @@ def folders(tmp_path_factory):
 
 LOADERS = {
     "decoder": (PrefixDecoder.load, "decoder.json", "prefix.safetensors"),
-    "denoiser": (ConceptDenoiser.load, "denoiser.json", "denoiser.safetensors"),
     "parser": (SyntacticDistanceParser.load, "parser.json", "parser.safetensors"),
 }
 

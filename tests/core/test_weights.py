@@ -56,7 +56,7 @@ def test_models_of_older_formats_load_with_equal_results():
     pytest.importorskip("transformers")
     import torch
 
-    from neuroenc.captions import ConceptDenoiser, PrefixDecoder, SyntacticDistanceParser
+    from neuroenc.captions import PrefixDecoder, SyntacticDistanceParser
     from neuroenc.encoders import load_encoder
     from neuroenc.encoders.incontext import WeightPrior, load_model
 
@@ -71,7 +71,6 @@ def test_models_of_older_formats_load_with_equal_results():
             torch.from_numpy(X[:10]).float(), torch.from_numpy(Y[:10].T.copy()).float()
         )
     np.testing.assert_allclose(weights.coef.numpy(), expected["model"], rtol=1e-4, atol=1e-6)
-    assert ConceptDenoiser.load(KEPT / "denoiser", device="cpu").n_images_ == expected["denoiser"]
     parser = SyntacticDistanceParser.load(KEPT / "parser", device="cpu")
     texts = ["a face", "a house", "a dog", "two dogs near a house"]
     assert [str(x) for x in parser.parse(texts)] == expected["parser"]
@@ -82,9 +81,8 @@ def test_models_of_older_formats_load_with_equal_results():
 
 def test_shipped_models_load():
     pytest.importorskip("transformers")
-    from neuroenc.captions import ConceptDenoiser, load_captioner
+    from neuroenc.captions import load_captioner
     from neuroenc.encoders.incontext import load_model
 
     assert load_model("world").config.n_features
-    assert ConceptDenoiser.load("world", device="cpu").n_images_
     assert load_captioner("photo", device="cpu").embedding_dim

@@ -1,9 +1,9 @@
-"""Projection of encoder weights onto the manifold of natural-image embeddings: softmax, nearest, denoiser, none."""
+"""Projection of encoder weights onto the manifold of natural-image embeddings: softmax, nearest, none."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -17,9 +17,6 @@ from neuroenc._core.topk import plan_blocks
 from neuroenc.captions._linear import Weights, as_weights, check_space, spread
 from neuroenc.captions.projection._stream import IdCollector, Plan, Projections, as_folds, read_bank
 from neuroenc.retrieval import EmbeddingBank, as_bank, top_k
-
-if TYPE_CHECKING:
-    from neuroenc.captions.projection._denoiser import ConceptDenoiser
 
 
 def project(
@@ -377,7 +374,7 @@ def on_manifold(
     return out
 
 
-METHODS = ("softmax", "nearest", "denoiser", "none")
+METHODS = ("softmax", "nearest", "none")
 # All images count alike: the norm of the projection is then the mean norm of the bank.
 _FLAT = 1e9
 
@@ -392,17 +389,13 @@ def project_weights(
     renormalise: bool = True,
     decouple: bool = True,
     features_normalised: bool = True,
-    denoiser: ConceptDenoiser | None = None,
-    n_samples: int = 8,
-    guidance: float = 1.0,
-    n_steps: int = 50,
     n_natural: int = 1000,
     seed: int = 0,
     max_memory: str | int | None = None,
     progress: bool = True,
     **options: Any,
 ) -> xr.Dataset:
-    r"""Project voxel weights to image embeddings by one of four methods, with distance to natural images.
+    r"""Project voxel weights to image embeddings by one of three methods, with distance to natural images.
 
     With ``w_i`` the direction of the weights, ``m_k = M_k / ||M_k||`` images and
     ``s_ik = softmax_k(w_i . m_k / temperature)``:
@@ -412,8 +405,6 @@ def project_weights(
     =========== ===================================================== ====================================
     "softmax"   ``sum_k s_ik m_k``, see :func:`project`               ``sum_k s_ik ||M_k||``
     "nearest"   the image with the largest ``w_i . m_k``              of that image
-    "denoiser"  of ``n_samples`` draws from a smoothed ``s_i``, the   ``sum_k s_ik ||M_k||``
-                one with the highest predicted response
     "none"      ``w_i``: the control without projection               mean of the bank
     =========== ===================================================== ====================================
 
@@ -425,22 +416,18 @@ def project_weights(
     coef : DataArray or array (feature, voxel), or encoder with ``to_linear()``
     bank : see :func:`neuroenc.retrieval.as_bank`
         Raw image embeddings; read several times, so not a one-time stream.
-    method : {"softmax", "nearest", "denoiser", "none"}
+    method : {"softmax", "nearest", "none"}
     intercept : array (voxel,), optional
     temperature : float
-        Of "softmax" and "denoiser".
+        Of "softmax".
     renormalise, decouple : bool
         Of "softmax".
     features_normalised : bool
         As in :func:`project`.
-    denoiser : ConceptDenoiser, optional
-        Of "denoiser". Default the exact one of the bank, whose draws are images of the bank.
-    n_samples, guidance, n_steps : int, float, int
-        As in :meth:`ConceptDenoiser.sample`.
     n_natural : int
         Images that the natural distance is taken from; 0 for none.
     seed : int
-        Of draws, and of that sample.
+        Of that sample.
     max_memory : str, int or None
     progress : bool
     **options
@@ -449,23 +436,22 @@ def project_weights(
     Returns
     -------
     Dataset over voxel
-        All of :func:`project`; ``effective_images`` is 1 for "nearest" and NaN for "denoiser" and "none", which
-        average nothing. And ``distance`` (of the embedding's direction to the nearest image, see
+        All of :func:`project`; ``effective_images`` is 1 for "nearest" and NaN for "none", which
+        averages nothing. And ``distance`` (of the embedding's direction to the nearest image, see
         :func:`on_manifold`), ``natural_distance`` (scalar), ``natural_max_predicted`` (highest predicted response of
-        any image of the bank). With "denoiser" also ``samples (voxel, sample, feature)`` of unit norm,
-        ``sample_predicted`` and ``sample_distance (voxel, sample)``; ``embedding`` is the sample with the highest
-        ``sample_predicted``. attrs: those of :func:`project`, ``method``, and the settings of the method.
+        any image of the bank). attrs: those of :func:`project`, ``method``, and the settings of the method.
 
     Raises
     ------
     ConfigError
-        A method that does not exist, or a denoiser for another method.
+        A method that does not exist, or settings of another method.
     DataError
         A one-time stream, and what :func:`project` refuses.
 
     References
     ----------
-    Luo, Henderson, Tarr, Wehbe. BrainSCUBA. ICLR 2024. LCM team et al. Large Concept Models. 2024.
+    Luo, Henderson, Tarr, Wehbe. BrainSCUBA: Fine-grained natural language captions of visual cortex
+    selectivity. ICLR 2024.
 
     Examples
     --------
@@ -478,8 +464,6 @@ def project_weights(
     none     2.14 0.32
     """
     one_of("method of projection", method, METHODS)
-    if denoiser is not None and method != "denoiser":
-        raise ConfigError(f"a denoiser was given for method={method!r}. Next step: method='denoiser'.")
     if options and method != "softmax":
         raise ConfigError(f"{', '.join(options)}: settings of the softmax projection, not of method={method!r}.")
     weights, images = as_weights(coef, intercept), as_bank(bank).again("the bank is read several times")
@@ -494,17 +478,6 @@ def project_weights(
         _nearest(out, weights, images, max_memory)
     elif method == "none":
         _set(out, weights, weights.directions(), out["norm"].values)
-    elif method == "denoiser":
-        drawn: dict[str, Any] = {"n_samples": int(n_samples), "guidance": float(guidance), "n_steps": int(n_steps)}
-        if denoiser is None:
-            from neuroenc.captions.projection._denoiser import ConceptDenoiser
-
-            denoiser = ConceptDenoiser("empirical", scaling="unit").fit(images, max_memory=max_memory)
-        samples = denoiser.sample(
-            weights.coef, temperature=temperature, seed=seed, max_memory=max_memory, progress=progress, **drawn
-        )
-        _pick(out, weights, samples, images, max_memory)
-        settings |= {**drawn, "denoiser": denoiser.kind}
     found = on_manifold(out["embedding"], images, n_natural=n_natural, seed=seed, max_memory=max_memory)
     real = out["embedding"].dtype
     out["distance"] = found["distance"].astype(real)
@@ -546,23 +519,6 @@ def _nearest(out: xr.Dataset, weights: Weights, images: EmbeddingBank, max_memor
         found = gather_rows(images, at[:, 0], max_memory)
     norm = np.linalg.norm(found, axis=1)
     _set(out, weights, spread(found / norm[:, None], valid), spread(norm, valid), images=1.0)
-
-
-def _pick(
-    out: xr.Dataset, weights: Weights, samples: xr.DataArray, images: EmbeddingBank, max_memory: str | int | None
-) -> None:
-    """Samples with their predicted response and distance, and of each voxel the one that it likes best."""
-    values, norm, real = samples.values, out["norm"].values, out["embedding"].dtype
-    each = [values[:, s].astype(np.float64) for s in range(values.shape[1])]
-    predicted = np.stack([_predicted(out, weights, x, norm) for x in each], axis=1)
-    distance = np.stack(
-        [on_manifold(x, images, n_natural=0, max_memory=max_memory)["distance"].values for x in each], axis=1
-    )
-    best = np.where(np.isfinite(predicted), predicted, -np.inf).argmax(axis=1)
-    _set(out, weights, values[np.arange(len(values)), best].astype(np.float64), norm)
-    out["samples"] = (("voxel", "sample", "feature"), values.astype(real))
-    out["sample_predicted"] = (("voxel", "sample"), predicted.astype(real))
-    out["sample_distance"] = (("voxel", "sample"), distance.astype(real))
 
 
 def _natural_max(out: xr.Dataset, weights: Weights, images: EmbeddingBank, max_memory: str | int | None) -> np.ndarray:

@@ -75,7 +75,7 @@ class ProjectionConfig(Table):
     ----------
     method
         "softmax": mean of the bank's embeddings, weighted by softmax of their cosine to the weights. "nearest": the
-        single nearest embedding. "denoiser": a learned projection. "none": no projection, a control.
+        single nearest embedding. "none": no projection, a control.
     temperature
         Of the softmax.
     renormalise
@@ -84,7 +84,7 @@ class ProjectionConfig(Table):
         Average directions and norms of the bank's embeddings separately.
     """
 
-    method: Literal["softmax", "nearest", "denoiser", "none"] = "softmax"
+    method: Literal["softmax", "nearest", "none"] = "softmax"
     temperature: Annotated[float, Field(gt=0)] = 1 / 150
     renormalise: bool = True
     decouple: bool = True

@@ -117,9 +117,7 @@ def test_memory_does_not_grow_with_the_bank(tmp_path, tracked):
 def test_every_method_keeps_the_contract(rng, method, normalised):
     coef, b, bank = make(rng)
     base = project(coef, bank, intercept=b, features_normalised=normalised, progress=False)
-    out = project_weights(
-        coef, bank, method, intercept=b, features_normalised=normalised, n_samples=3, n_steps=10, progress=False
-    )
+    out = project_weights(coef, bank, method, intercept=b, features_normalised=normalised, progress=False)
     assert set(base.variables) | {"distance", "natural_distance", "natural_max_predicted"} <= set(out.variables)
     assert out.attrs["method"] == method
     assert json.loads(out.attrs["provenance"])["method"].startswith(method)
@@ -175,30 +173,15 @@ def test_low_temperature_is_nearest_and_the_mean_has_a_norm_below_one(rng):
     np.testing.assert_allclose(cold["embedding"], near["embedding"], rtol=1e-5)
 
 
-def test_denoised_voxels_get_their_best_sample(rng):
-    coef, b, bank = make(rng)
-    out = project_weights(coef, bank, "denoiser", intercept=b, n_samples=5, n_steps=20, temperature=0.1, progress=False)
-    samples = out["samples"].values
-    np.testing.assert_allclose(np.linalg.norm(samples, axis=2), 1, rtol=1e-5)
-    predicted = np.einsum("vsd,dv->vs", samples, coef.values) + b[:, None]
-    np.testing.assert_allclose(out["sample_predicted"], predicted, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(out["projected_predicted"], predicted.max(axis=1), rtol=1e-4, atol=1e-4)
-    want = brute(samples.reshape(-1, 12), bank)[0]
-    np.testing.assert_allclose(out["sample_distance"].values.ravel(), want, atol=5e-4)
-    assert (out["projected_predicted"] <= out["natural_max_predicted"] + 1e-3).all()
-    assert out.attrs["denoiser"] == "empirical"
-    assert out.attrs["n_samples"] == 5
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_voxels_do_not_know_each_other_and_bad_ones_are_nan(rng, method):
     coef, _, bank = make(rng)
     coef[:, 4] = 0.0
     with pytest.warns(UserWarning, match="1 of 9"):
-        whole = project_weights(coef, bank, method, n_samples=2, n_steps=5, progress=False)
+        whole = project_weights(coef, bank, method, progress=False)
     order = rng.permutation(9)
     with pytest.warns(UserWarning, match="1 of 9"):
-        mixed = project_weights(coef[:, order], bank, method, n_samples=2, n_steps=5, max_memory="2MB", progress=False)
+        mixed = project_weights(coef[:, order], bank, method, max_memory="2MB", progress=False)
     np.testing.assert_allclose(mixed["embedding"], whole["embedding"].values[order], rtol=1e-3, atol=1e-3)
     for name in ("embedding", "norm", "distance", "projected_predicted", "natural_max_predicted"):
         assert np.isnan(whole[name].values[4]).all(), name
@@ -208,8 +191,6 @@ def test_bad_settings_are_named(rng):
     coef, _, bank = make(rng)
     with pytest.raises(ConfigError, match="did you mean 'nearest'"):
         project_weights(coef, bank, "nearst")
-    with pytest.raises(ConfigError, match="method='denoiser'"):
-        project_weights(coef, bank, denoiser=object())
     with pytest.raises(ConfigError, match="dtype"):
         project_weights(coef, bank, "nearest", dtype="float64")
     with pytest.raises(DataError, match="several times"):
