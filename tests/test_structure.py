@@ -15,7 +15,6 @@ PACKAGE = ROOT / "neuroenc"
 
 # Public names that no command, config key, other room, guide or notebook uses yet, by the subject that will.
 WAITING: dict[str, set[str]] = {
-    "images made or found for captions": {"diffusion_pipeline", "evaluate_images", "retrieve_images", "synthesise"},
     "preference training of captioners": {
         "PreferencePair",
         "PreferenceTraining",

@@ -13,6 +13,7 @@ from .analysis._caption_search import (
     search_vectors as search_vectors,
     search_vocabulary as search_vocabulary,
 )
+from .analysis._category_accuracy import category_accuracy as category_accuracy
 from .analysis._clusters import VoxelClusters as VoxelClusters, cluster_voxels as cluster_voxels
 from .analysis._contrast import contrast as contrast, separating_phrases as separating_phrases
 from .analysis._image_evaluation import (

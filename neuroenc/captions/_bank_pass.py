@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -221,10 +221,10 @@ class BankPass:
         reader = _Best(as_weights(coef, intercept), check_whole("k", k), features_normalised, keep_rows, self.bank.n)
         return self._ask(reader if reader.n else None, reader.result)
 
-    def images(self, n_random: int, seed: int = 0) -> Callable[[], BankImages]:
-        """Ask for the mean of the images and for ``n_random`` of them, drawn at random."""
+    def images(self, n_random: int, seed: int = 0, wanted: Iterable[str] = ()) -> Callable[[], BankImages]:
+        """Ask for the mean of the images, for ``n_random`` of them drawn at random, and for those ``wanted`` by id."""
         self._still_open()
-        sums = ImageSums(self.bank.n, n_random, seed)
+        sums = ImageSums(self.bank.n, n_random, seed, wanted)
         return self._ask(sums, sums.result)
 
     def _ask(self, reader: Reader | None, result: Callable[[], Any]) -> Callable[[], Any]:

@@ -131,7 +131,7 @@ class CaptionStudy:
         ``voxel, fold`` (from 1)``, caption``: each voxel's best caption from each of several parts of the bank.
     settings : mapping
         By part: ``encoder, features, bank, projection, decoder, captions, gate, folds, grounding, stability,
-        sentence, retrieval, seed``; `methods` writes from these.
+        sentence, images, retrieval, seed``; `methods` writes from these.
     provenance : mapping
         ``versions`` and hashes.
     caveats : tuple of str
@@ -424,6 +424,9 @@ def with_verdicts(name: str, table: pd.DataFrame) -> pd.DataFrame:
     said: list[str] | None = None
     if name in ("sentence-level scores", "round trip") and "p" in table:
         said = [verdict("other voxels' captions", p=row["p"]) for row in rows]
+    elif name == "five-way accuracy" and {"kind", "p"} <= set(table):
+        control = "shuffled weights"
+        said = ["the control" if r["kind"] == control else verdict("other voxels' images", p=r["p"]) for r in rows]
     elif name == "stability" and {"low", "high", "shuffled_weights"} <= set(table):
         control = "shuffled_weights"
         said = [verdict("shuffled weights", interval=(r["low"] - r[control], r["high"] - r[control])) for r in rows]
@@ -552,7 +555,7 @@ def methods_text(study: Any) -> str:
         cited[name] = reference
         return ""
 
-    names = ("features", "encoder", "folds", "gate", "bank", "projection", "decoder", "captions")
+    names = ("features", "encoder", "folds", "gate", "bank", "projection", "decoder", "captions", "images")
     parts = {name: _Part(settings, name) for name in (*names, "grounding", "stability", "sentence", "retrieval")}
     kinds = [] if stability is None else [c for c in stability if f"{c}_null" in stability]
     facts = {

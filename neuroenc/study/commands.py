@@ -142,8 +142,9 @@ def caption(config: StudyConfig, out: str | os.PathLike[str], **options: Any) ->
     -------
     dict
         What ``summary.json`` holds: ``n_voxels, n_captioned, median_r, captioned_median_r``, ``sentence_mean`` with its
-        interval, ``round_trip``, ``agreement:KIND`` with its interval, measured on ``stability_n_voxels`` of
-        ``stability_of_voxels``, ``hallucination_rate``, for simulated subjects ``planted_...``, ``seconds``.
+        interval, with ``analysis.images`` also ``image_mean`` and ``five_way_accuracy:KIND``, ``round_trip``,
+        ``agreement:KIND`` with its interval, measured on ``stability_n_voxels`` of ``stability_of_voxels``,
+        ``hallucination_rate``, for simulated subjects ``planted_...``, ``seconds``.
 
     Raises
     ------

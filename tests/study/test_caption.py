@@ -309,14 +309,45 @@ def test_other_decoders_and_projections(told, tmp_path):
         assert study.captions.phrases is None
 
 
-def test_every_voxel_is_captioned_from_each_part_of_the_bank(told, tmp_path, monkeypatch):
-    """One part shows faces, the other none: captions name what their part shows, and words count both."""
-    shutil.copytree(told[0] / ".steps", tmp_path / ".steps")
+@pytest.fixture(scope="module")
+def published(told, tmp_path_factory):
+    """The same, of a bank whose one part shows faces and the other none, with images of the bank for each caption."""
+    out = tmp_path_factory.mktemp("published")
+    shutil.copytree(told[0] / ".steps", out / ".steps")
     shown = told[1].captioner.stimuli.captions
     faces = np.array(["face" in set().union(*(families_in_caption(t) for t in several)) for several in shown])
-    monkeypatch.setattr("neuroenc.study.stages.caption.bank_folds", lambda *_, **__: np.stack([faces, ~faces]))
     sets = ["decoder.kind=retrieval", "decoder.per_fold=true", "stability.folds=2", "analysis.words=auto"]
-    study = analysed(tmp_path, *sets, "analysis.max_rois=0").captions
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("neuroenc.study.stages.caption.bank_folds", lambda *_, **__: np.stack([faces, ~faces]))
+        return analysed(out, *sets, "analysis.max_rois=0", "analysis.images=retrieve")
+
+
+def test_images_of_the_bank_say_what_captions_are_worth(published):
+    """A row for each kind of images and each region with a category; beside sentences, images on held-out stimuli."""
+    study = published.captions
+    table = study.quality["five-way accuracy"].set_index(["kind", "roi"])
+    assert set(table.index.levels[0]) == {"evidence", "caption", "shuffled weights"}
+    assert "V1" not in table.index.levels[1]
+    mean = table.xs("all", level="roi")["accuracy"]
+    assert min(mean["evidence"], mean["caption"]) > mean["shuffled weights"] + 0.2
+    assert table.loc[("caption", "all"), "verdict"].startswith("above other voxels' images (p = 0.001")
+    assert (table["low"] <= table["accuracy"]).all()
+    rows = study.quality["sentence-level scores"].set_index("kind")
+    assert rows.index.tolist() == ["sentence", "image"]
+    assert (rows["low"] > rows["mean_shuffled"]).all()
+    assert study.sentence["image_rho"].mean() == pytest.approx(rows.loc["image", "mean"])
+    summary = published.summary
+    assert summary["five_way_accuracy:caption"] == pytest.approx(mean["caption"])
+    assert summary["verdict:five-way accuracy, caption"].startswith("above")
+    assert summary["image_mean"] == pytest.approx(rows.loc["image", "mean"])
+    assert "The 5 images of the bank nearest to each caption" in study.methods()
+    with pytest.raises(ConfigError, match=r"analysis\.images needs"):
+        small("analysis.images=retrieve", "bank.source=captions", "decoder.caption_bank=unseen")
+
+
+def test_every_voxel_is_captioned_from_each_part_of_the_bank(published, tmp_path):
+    """Captions name what their part of the bank shows, and words count both."""
+    study = published.captions
     folds = study.folds
     assert (folds.groupby("voxel")["fold"].agg(list).map(tuple) == (1, 2)).all()
     assert set(folds["voxel"]) == set(study.captions["voxel"])

@@ -315,6 +315,12 @@ def load_categories(
     return _lists(categories, "categories", "categories.toml", "nouns")
 
 
+def category_regions() -> dict[str, str]:
+    """Category of each region that is known for one, of the shipped list: "FFA" is "face"."""
+    given = tomllib.loads(Path(__file__).with_name("categories.toml").read_text(encoding="utf-8"))
+    return {roi: category for category, table in given.items() for roi in table["rois"]}
+
+
 def categorise(
     source: Any,
     embed_text: Any,

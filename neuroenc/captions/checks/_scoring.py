@@ -72,9 +72,10 @@ def sentence_scores(
     Parameters
     ----------
     captions : array (voxel, feature)
-        Sentence vectors of the voxels' captions, such as `neuroenc.embedding.TextEmbedder` gives.
+        Sentence vectors of the voxels' captions, such as `neuroenc.embedding.TextEmbedder` gives; for the image-level
+        score mean vectors of images made of them, or found for them.
     stimuli : array (stimulus, feature)
-        Sentence vectors of the stimuli's captions (mean over the captions of one).
+        Sentence vectors of the stimuli's captions (mean over the captions of one), or vectors of the stimuli.
     responses : array (stimulus, voxel)
         Measured, on held-out stimuli.
     roi : sequence (voxel,), optional

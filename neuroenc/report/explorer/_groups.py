@@ -172,6 +172,16 @@ def _analyses(study: CaptionStudy, name: str | None, members: set[Any], subject:
     return out
 
 
+def _checks(study: CaptionStudy, name: str) -> Section | None:
+    """Checks of one region: its rows of the tables that have regions."""
+    blocks = []
+    for heading, frame in study.verdicts().items():
+        if "roi" in frame.columns:
+            mine = frame[_of_region(frame, name)].drop(columns="roi")
+            blocks += [Block(table=mine, heading=heading)] * bool(len(mine))
+    return Section("checks", "Checks", blocks=blocks) if blocks else None
+
+
 def _retrieved(study: CaptionStudy, members: set[Any]) -> Section | None:
     """What carries the n-grams of a group's voxels, and what BM25 finds for their captions, side by side."""
     if study.retrieved is None:
@@ -277,6 +287,8 @@ def group_page(
         columns = [{"heading": "", "words": labels.to_dict("records")}]
         page.add(_word_section("labels", "What voxels are about", lead, "Labels", columns))
     page.add(*_analyses(study, region, members, name if kind == "subject" else None))
+    if region is not None:
+        page.add(_checks(study, name))
     page.add(_retrieved(study, members))
     first = {"tiles": tiles(study, voxels, rows), "terms": terms_of(study, voxels)}
     return page.add(best_section(study, voxels, rows, pictures, **first), gate_section(voxels, rows))

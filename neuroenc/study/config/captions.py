@@ -251,6 +251,14 @@ class AnalysisConfig(Table):
         Regions that are split where ``clusters`` names none.
     contrast
         Two regions, or two subjects, whose captions are contrasted.
+    images
+        "retrieve": the ``n_images`` images of the bank nearest to each caption, classified zero-shot (five-way accuracy
+        of regions, beside the voxel's best images) and compared with held-out stimuli (image-level score). The bank is
+        read twice more.
+    n_images
+        Images of each voxel.
+    preferred
+        Category (face, place, body, word, food) of regions beside those whose category is known (FFA, PPA, ...).
     """
 
     words: Literal["auto", "spacy", "none"] = "auto"
@@ -258,6 +266,9 @@ class AnalysisConfig(Table):
     min_voxels: Annotated[int, Field(ge=2, le=MOST)] = 30
     max_rois: CountOrZero = 6
     contrast: list[str] = []
+    images: Literal["none", "retrieve"] = "none"
+    n_images: Count = 5
+    preferred: dict[str, str] = {}
 
     @field_validator("contrast")
     @classmethod
@@ -351,6 +362,8 @@ class CaptionsConfig(Table):
             raise ConfigError('space.stimuli = "captions" needs bank.source = "captions" or a data set.')
         if self.grounding.places != "none" and self.space.stimuli == "captions":
             raise ConfigError('grounding.places needs space.stimuli = "image": windows of images are embedded.')
+        if self.analysis.images != "none" and "captions" in (self.space.stimuli, self.bank.source):
+            raise ConfigError('analysis.images needs space.stimuli = "image" and a bank of images.')
         if self.decoder.per_fold and not self.stability.folds:
             raise ConfigError("decoder.per_fold = true needs stability.folds of at least 2; 5 are published.")
         if self.grounding.intervene and self.decoder.kind == "retrieval":

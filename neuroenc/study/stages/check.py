@@ -12,12 +12,16 @@ import xarray as xr
 
 from neuroenc import stats
 from neuroenc._core.arrays import unit_rows
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc.captions import (
+    BankPass,
     Captioner,
     GroundingChecker,
     caption_diversity,
+    category_accuracy,
     hallucination_rate,
+    retrieve_images,
     round_trip,
     score_stability,
     sentence_scores,
@@ -185,9 +189,23 @@ def check(study: Study) -> dict[str, Any]:
     sentence = None
     if vectors is not None:
         regions = dict(zip(fitted.scores["voxel"].values.tolist(), first_roi(fitted.scores)))
-        inputs = [*base, kind, vectors, regions]
-        told = study.store.keep("sentence", inputs, lambda: held_out_scores(study, regions, vectors))
+        inputs = [*base, "sentence", kind, vectors, regions]
+        best = found.captions[found.captions["rank"] == 1]
+
+        def work() -> dict[str, pd.DataFrame]:
+            said = embed_text(best["caption"].tolist())
+            return held_out_scores(study, regions, vectors, labelled(best["voxel"], said), "sentence")
+
+        told = study.store.keep("sentence", inputs, work)
         sentence, quality["sentence-level scores"] = told["voxels"], told["summary"]
+    if config.analysis.images != "none":
+        inputs = [*base, shuffled, found.evidence, config.analysis, fitted.scores, vectors is None]
+        tables = study.store.keep("images", inputs, lambda: image_tables(study, shuffled, sentence is not None))
+        quality["five-way accuracy"] = tables["accuracy"]
+        if sentence is not None:
+            sentence = sentence.merge(tables["voxels"], how="left", on="voxel")
+            both = [quality["sentence-level scores"], tables["summary"]]
+            quality["sentence-level scores"] = pd.concat(both, ignore_index=True)
     captions = found.captions
     if texts is not None:
         image_mean = readings.fitted["bank_direction"].values
@@ -217,6 +235,8 @@ def check(study: Study) -> dict[str, Any]:
         settings["stability"] = {**vars(config.stability), "n_voxels": n, "of_voxels": of}
     if sentence is not None:
         settings["sentence"] = {"stimuli as": kind}
+    if config.analysis.images != "none":
+        settings["images"] = {"n": config.analysis.n_images}
     new = dataclasses.replace(
         found,
         captions=captions,
@@ -276,42 +296,115 @@ def stability_tables(study: Study) -> dict[str, pd.DataFrame]:
     return dict(zip(("voxels", "summary"), found))
 
 
-def held_out_scores(study: Study, regions: dict[Any, str], vectors: xr.DataArray) -> dict[str, pd.DataFrame]:
-    """Sentence-level scores of each subject's best captions on its held-out stimuli.
+def labelled(voxels: Any, vectors: Any) -> xr.DataArray:
+    """Vectors (voxel, feature) under the names of their voxels."""
+    return xr.DataArray(np.asarray(vectors), dims=("voxel", "feature"), coords={"voxel": np.asarray(voxels)})
+
+
+def image_tables(study: Study, shuffled: pd.DataFrame, scored: bool) -> dict[str, pd.DataFrame]:
+    """What images of the bank say of captions: five-way accuracy of regions, image-level scores of voxels.
+
+    Parameters
+    ----------
+    shuffled : DataFrame
+        Captions of shuffled weights.
+    scored : bool
+        Whether there are held-out stimuli to score on.
+
+    Returns
+    -------
+    dict
+        ``accuracy``: `category_accuracy` of each subject and ``kind`` of images (evidence, caption, shuffled weights);
+        ``voxels`` (``voxel, image_rho, ...``) and ``summary`` of the image-level score.
+    """
+    config, captioner, found = study.table("captions").analysis, study.captioner, study.captions
+    bank, n = captioner.bank, min(config.n_images, int(captioner.bank.n or config.n_images))
+    captions = {"caption": found.captions, "shuffled weights": shuffled}
+    captions = {kind: table.loc[table["rank"] == 1, ["voxel", "caption"]] for kind, table in captions.items()}
+    near = retrieve_images(
+        pd.concat(list(captions.values())),
+        bank,
+        captioner.embed_text,
+        k=n,
+        text_direction=text_direction(study.texts, captioner.decoder),
+        image_direction=study.readings.fitted["bank_direction"].values,
+        max_memory=captioner.max_memory,
+    )
+    images = {"evidence": found.evidence.loc[found.evidence["rank"] <= n, ["voxel", "stimulus"]]}
+    images |= {kind: table.merge(near[["caption", "stimulus"]], on="caption") for kind, table in captions.items()}
+    reading = BankPass(bank, max_memory=captioner.max_memory)
+    rows = reading.images(0, wanted=pd.unique(pd.concat([t["stimulus"] for t in images.values()])).tolist())
+    reading.read()
+    vectors = xr.concat([labelled([k], [v]) for k, v in rows().vectors.items()], "voxel").rename(voxel="stimulus")
+    tables = {"accuracy": _accuracies(study, images, vectors), "voxels": pd.DataFrame({"voxel": []})}
+    if scored:
+        shown = images["caption"].groupby("voxel", sort=False)["stimulus"]
+        means = [unit_rows(vectors.sel(stimulus=names.tolist()).values).mean(axis=0) for _, names in shown]
+        regions = dict(zip(study.fitted.scores["voxel"].values.tolist(), first_roi(study.fitted.scores)))
+        told = held_out_scores(study, regions, study.caption_space, labelled(list(shown.groups), means), "image")
+        names = {name: f"image_{name}" for name in told["voxels"] if name != "voxel"}
+        tables |= {"voxels": told["voxels"].rename(columns=names), "summary": told["summary"]}
+    return tables
+
+
+def _accuracies(study: Study, images: dict[str, pd.DataFrame], vectors: xr.DataArray) -> pd.DataFrame:
+    """Five-way accuracy of the regions of each subject, for each kind of images."""
+    config, scores, seed = study.table("captions").analysis, study.fitted.scores, study.config.seed
+    n = scores.sizes["voxel"]
+    labels = {c: scores[c].values if c in scores.coords else np.full(n, "") for c in ("voxel", "subject", "roi")}
+    regions = {name for several in labels["roi"] for name in str(several).split(";")}
+    for name in config.preferred:
+        if name not in regions:
+            raise ConfigError(f"[captions.analysis] preferred: {unknown_name('region', name, sorted(regions))}")
+    tables = []
+    for kind, table in images.items():
+        for subject, part in table.merge(pd.DataFrame(labels), on="voxel").groupby("subject", sort=False):
+            found = category_accuracy(part, vectors, study.captioner.embed_text, preferred=config.preferred, seed=seed)
+            tables.append(found.assign(kind=kind, subject=subject))
+    accuracy = pd.concat(tables, ignore_index=True)
+    if not len(accuracy):
+        study.say("    five-way accuracy: no region has a known category ([captions.analysis] preferred)")
+    return accuracy[["kind", "subject", *(c for c in accuracy if c not in ("kind", "subject"))]]
+
+
+def held_out_scores(
+    study: Study, regions: dict[Any, str], vectors: xr.DataArray, told: xr.DataArray, kind: str
+) -> dict[str, pd.DataFrame]:
+    """Scores of each subject's best captions on its held-out stimuli.
 
     Parameters
     ----------
     regions : dict
         Region of each voxel of the study.
     vectors : DataArray (stimulus, feature)
-        Vectors of the stimuli's captions, or of their images in a joint space.
+        Vectors of the stimuli's captions, or of their images.
+    told : DataArray (voxel, feature)
+        Vectors of the voxels' captions, or mean vectors of images that stand for them.
+    kind : str
+        What these are, "sentence" or "image".
 
     Returns
     -------
     dict
         ``voxels``: ``voxel, rho, shuffled, shuffled_within_roi``; ``summary``: one row a subject.
     """
-    captions, embed_text = study.captions.captions, study.captioner.embed_text
-    best = captions[captions["rank"] == 1].set_index("voxel")["caption"]
     tables, rows = [], []
     for subject, voxels in zip(study.fitted.rows, study.fitted.voxels):
-        at = np.flatnonzero(np.isin(voxels, best.index))
+        at = np.flatnonzero(np.isin(voxels, told["voxel"].values))
         if len(at) < 2:
             continue
-        texts = best.loc[voxels[at]].tolist()
         # Repeats of a stimulus count once: they have one caption.
         measured = subject.Y_test.isel(voxel=at)
         by = measured.groupby("stimulus").mean() if "presentation" in measured.dims else measured
         ids = by.coords["stimulus"].values
         s = vectors.sel(stimulus=ids).values
         region = [regions.get(v, "") for v in voxels[at]]
-        found = sentence_scores(embed_text(texts), s, by.values, roi=region, seed=study.config.seed)
+        found = sentence_scores(told.sel(voxel=voxels[at]).values, s, by.values, roi=region, seed=study.config.seed)
         frame = {name: found[name].values for name in ("rho", "shuffled", "shuffled_within_roi")}
         tables.append(pd.DataFrame({"voxel": voxels[at], **frame}))
         keys = ("mean", "low", "high", "mean_shuffled", "p", "mean_shuffled_within_roi", "p_shuffled_within_roi")
-        rows.append(
-            {"subject": subject.name, "n_voxels": len(at), "n_stimuli": len(ids), **{k: found.attrs[k] for k in keys}}
-        )
+        scores = {k: found.attrs[k] for k in keys}
+        rows.append({"subject": subject.name, "kind": kind, "n_voxels": len(at), "n_stimuli": len(ids), **scores})
     empty = pd.DataFrame(columns=["voxel", "rho", "shuffled", "shuffled_within_roi"])
     return {"voxels": pd.concat(tables, ignore_index=True) if tables else empty, "summary": pd.DataFrame(rows)}
 

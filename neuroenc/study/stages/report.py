@@ -79,10 +79,14 @@ def caption_summary(study: CaptionStudy, n_subjects: int) -> dict[str, Any]:
         out |= {f"agreement:{kind}": row["mean"], f"agreement_low:{kind}": row["low"]}
         out |= {f"agreement_high:{kind}": row["high"], f"agreement_shuffled_weights:{kind}": row["shuffled_weights"]}
     if quality.get("sentence-level scores"):
-        table = study.quality["sentence-level scores"]
-        weight = table["n_voxels"] / table["n_voxels"].sum()
-        for name in ("mean", "low", "high", "mean_shuffled", "mean_shuffled_within_roi"):
-            out[f"sentence_{name}"] = float((table[name] * weight).sum())
+        for kind, table in study.quality["sentence-level scores"].groupby("kind", sort=False):
+            weight = table["n_voxels"] / table["n_voxels"].sum()
+            for name in ("mean", "low", "high", "mean_shuffled", "mean_shuffled_within_roi"):
+                out[f"{kind!s}_{name}"] = float((table[name] * weight).sum())
+    accuracy = [row for row in quality.get("five-way accuracy", []) if row["roi"] == "all"]
+    for kind in dict.fromkeys(row["kind"] for row in accuracy):
+        of = [row["accuracy"] for row in accuracy if row["kind"] == kind]
+        out[f"five_way_accuracy:{kind}"] = float(np.mean(of))
     for trip in quality.get("round trip", []):
         out |= {"round_trip": float(trip["mean percentile"]), "round_trip_p": float(trip["p"])}
     for row in quality.get("planted selectivity", []):
@@ -104,12 +108,13 @@ def verdicts(study: CaptionStudy) -> dict[str, str]:
         if "verdict" not in table or not len(table):
             continue
         rows = table[table["verdict"] != "the control"]
+        if name == "five-way accuracy":
+            rows = rows[rows["roi"] == "all"]
         if name == "hallucination rate":
             rows = rows.head(1)
-        label = next((c for c in ("subject", "kind") if c in rows), None)
+        labels = [c for c in ("subject", "kind") if c in rows and rows[c].nunique() > 1]
         for row in rows.to_dict("records"):
-            key = f"{name}, {row[label]}" if label is not None and len(rows) > 1 else name
-            out[key] = str(row["verdict"])
+            out[", ".join([name, *(str(row[c]) for c in labels)])] = str(row["verdict"])
     return out
 
 
