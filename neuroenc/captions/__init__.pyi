@@ -63,6 +63,7 @@ from .decoding._constraints import (
     TrieConstraint as TrieConstraint,
     WordBan as WordBan,
 )
+from .decoding._keywords import KeywordDecoder as KeywordDecoder
 from .decoding._language_model import load_captioner as load_captioner, make_language_model as make_language_model
 from .decoding._level_prompts import LEVEL_PROMPTS as LEVEL_PROMPTS
 from .decoding._ngram_retriever import NGramRetriever as NGramRetriever

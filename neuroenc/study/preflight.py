@@ -269,7 +269,7 @@ def _check_captions(captions: CaptionsConfig, config: StudyConfig) -> None:
         with _named("captions.bank.source"):
             as_bank(bank)
     _check_set("captions.decoder.caption_bank", decoder.caption_bank, ("bank", "stimuli", "unseen"))
-    if decoder.kind != "retrieval":
+    if decoder.writes:
         _check_captioner("captions.decoder.captioner", decoder.captioner)
     _check_regions(captions, config.data)
     with _named("captions.space.model"):

@@ -157,6 +157,25 @@ class Decoder(Protocol):
         """
 
 
+def caption_vectors(captions: Sequence[str], embeddings: Any, ids: Any) -> tuple[list[str], np.ndarray, list[str]]:
+    """Captions of a bank, their unit vectors (n, d) in float64, and the id of each."""
+    texts = check_texts(captions, "captions")
+    vectors = np.asarray(embeddings, dtype=np.float64)
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        raise DataError(f"{len(texts)} captions and embeddings of shape {vectors.shape}; legal is (n, d).")
+    if not texts:
+        raise DataError("the caption bank holds 0 captions; at least one is needed.")
+    names = check_ids(ids, len(texts), "captions")
+    norms = np.linalg.norm(vectors, axis=1)
+    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} of {len(texts)} caption embeddings are NaN, infinite or zero; the first is caption "
+            f"{bad[0]} ({texts[bad[0]][:60]!r})."
+        )
+    return texts, vectors / norms[:, None], names
+
+
 class RetrievalDecoder:
     r"""Retrieval decoder: nearest captions of a corpus to the projected weights.
 
@@ -218,21 +237,7 @@ class RetrievalDecoder:
         image_direction: Any = None,
         max_memory: str | int | None = None,
     ) -> None:
-        texts = check_texts(captions, "captions")
-        vectors = np.asarray(embeddings, dtype=np.float64)
-        if vectors.ndim != 2 or len(vectors) != len(texts):
-            raise DataError(f"{len(texts)} captions and embeddings of shape {vectors.shape}; legal is (n, d).")
-        if not texts:
-            raise DataError("the caption bank holds 0 captions; at least one is needed.")
-        names = check_ids(ids, len(texts), "captions")
-        norms = np.linalg.norm(vectors, axis=1)
-        bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-        if len(bad):
-            raise DataError(
-                f"{len(bad)} of {len(texts)} caption embeddings are NaN, infinite or zero; the first is caption "
-                f"{bad[0]} ({texts[bad[0]][:60]!r})."
-            )
-        vectors /= norms[:, None]
+        texts, vectors, names = caption_vectors(captions, embeddings, ids)
         group, different = pd.factorize(np.array([text_key(x) for x in texts], dtype=object))
         merged = np.zeros((len(different), vectors.shape[1]))
         np.add.at(merged, group, vectors)

@@ -23,12 +23,13 @@ _DETERMINED = ("a ", "an ", "the ", "some ", "two ", "many ")
 def prompt(template: str, noun: str) -> str:
     """The noun, with "a" or "an" where it takes one, in a template.
 
-    >>> prompt("a photo of {}.", "apple"), prompt("a photo of {}.", "text")
-    ('a photo of an apple.', 'a photo of text.')
+    >>> prompt("a photo of {}.", "bus"), prompt("a photo of {}.", "red text")
+    ('a photo of a bus.', 'a photo of red text.')
     """
     if "{}" not in template:
         raise ConfigError(f'template {template!r} has no place for the noun. Legal: "a photo of {{}}.".')
-    bare = noun in _BARE or noun.startswith(_DETERMINED) or (noun.endswith("s") and not noun.endswith("ss"))
+    several = noun.endswith("s") and not noun.endswith(("ss", "us"))
+    bare = several or noun.split(" ")[-1] in _BARE or noun.startswith(_DETERMINED)
     article = "" if bare else "an " if noun[:1] in "aeiou" else "a "
     return template.format(article + noun)
 

@@ -97,11 +97,12 @@ class DecoderConfig(Table):
     ----------
     kind
         "prefix": a language model conditioned on the embedding. "corpus": the same, restricted to word sequences of the
-        caption bank. "retrieval": the nearest captions of the caption bank.
+        caption bank. "retrieval": the nearest captions of the caption bank. "keywords": phrases of the caption bank
+        that are informative for the voxel.
     captioner
         Of "prefix" and "corpus": "world", "photo", or a folder that `neuroenc.captions.PrefixDecoder.save` wrote.
     caption_bank
-        Texts of "corpus" and "retrieval": "bank" (captions of the bank's images), "stimuli" (those of the training
+        Texts of all kinds but "prefix": "bank" (captions of the bank's images), "stimuli" (those of the training
         rows), or a data set with captions.
     captions_per_stimulus
         Captions taken of each stimulus of the caption bank.
@@ -125,6 +126,8 @@ class DecoderConfig(Table):
         Tokens of a caption.
     n
         Of "corpus": every ``n`` tokens in a row occur in the caption bank; 0: every caption occurs in it.
+    keywords
+        Of "keywords": phrases of a caption, at most.
     centre
         Subtract the mean text embedding before texts and images are compared.
     rerank
@@ -136,7 +139,7 @@ class DecoderConfig(Table):
         published; words of regions are then counted over these.
     """
 
-    kind: Literal["prefix", "corpus", "retrieval"] = "prefix"
+    kind: Literal["prefix", "corpus", "retrieval", "keywords"] = "prefix"
     captioner: FolderOrName = ""
     caption_bank: str = "bank"
     captions_per_stimulus: Count = 2
@@ -150,10 +153,16 @@ class DecoderConfig(Table):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
     max_length: Annotated[int, Field(ge=2, le=MOST)] = 40
     n: CountOrZero = 0
+    keywords: Count = 5
     centre: bool = True
     rerank: Annotated[float, Field(ge=0)] | None = None
     without: list[str] = []
     per_fold: bool = False
+
+    @property
+    def writes(self) -> bool:
+        """Whether a language model writes the captions."""
+        return self.kind in ("prefix", "corpus")
 
     @field_validator("without")
     @classmethod
@@ -169,7 +178,7 @@ class DecoderConfig(Table):
 
     @model_validator(mode="after")
     def _groups_of_beams(self) -> Self:
-        if self.kind != "retrieval" and self.beams % self.groups:
+        if self.writes and self.beams % self.groups:
             raise ConfigError(f"groups = {self.groups} does not divide beams = {self.beams}; legal is a divisor.")
         return self
 
@@ -282,7 +291,7 @@ class RetrievalConfig(Table):
     """Stimuli, captions and categories that carry a voxel's n-grams, each beside BM25's answer for its captions.
 
     The n-grams are those that the captioner writes for a voxel, of the captions of ``decoder.caption_bank``; with
-    ``decoder.kind = "retrieval"`` those of the voxel's captions.
+    kinds of decoder that do not write, those of the voxel's captions.
 
     Attributes
     ----------
@@ -353,7 +362,7 @@ class CaptionsConfig(Table):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self.decoder.kind != "retrieval" and not self.decoder.captioner:
+        if self.decoder.writes and not self.decoder.captioner:
             raise ConfigError(
                 f'decoder.kind = "{self.decoder.kind}" needs decoder.captioner = "world", "photo" or a folder that '
                 "PrefixDecoder.save wrote."
@@ -366,7 +375,7 @@ class CaptionsConfig(Table):
             raise ConfigError('analysis.images needs space.stimuli = "image" and a bank of images.')
         if self.decoder.per_fold and not self.stability.folds:
             raise ConfigError("decoder.per_fold = true needs stability.folds of at least 2; 5 are published.")
-        if self.grounding.intervene and self.decoder.kind == "retrieval":
+        if self.grounding.intervene and not self.decoder.writes:
             raise ConfigError('grounding.intervene = true needs decoder.kind = "prefix" or "corpus".')
         if self.bank.source == "captions" and self.decoder.caption_bank == "bank":
             raise ConfigError('decoder.caption_bank = "bank" and bank.source = "captions" name each other.')

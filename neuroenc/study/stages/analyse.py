@@ -50,7 +50,7 @@ def _retrieved(study: Study) -> dict[str, Any]:
     """Stimuli, captions and categories of the best predicted voxels' n-grams, and the settings that found them."""
     config, found, texts = study.table("captions"), study.captions, study.texts
     settings, decoder, projection = config.retrieval, None, None
-    name = settings.retriever or (config.decoder.captioner if config.decoder.kind != "retrieval" else "")
+    name = settings.retriever or (config.decoder.captioner if config.decoder.writes else "")
     if texts is None:
         raise ConfigError(
             f"[captions.retrieval] needs captions, and those of bank {study.bank_name!r} are not known. Next step: "

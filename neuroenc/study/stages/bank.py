@@ -20,6 +20,7 @@ from neuroenc._core.store import content_key
 from neuroenc.captions import (
     Captioner,
     Decoder,
+    KeywordDecoder,
     RetrievalDecoder,
     bank_hash,
     load_categories,
@@ -201,7 +202,7 @@ def load_decoder(name: str, space: str, width: int) -> Any:
 def make_decoder(
     config: CaptionsConfig, texts: Texts | None, embed_text: Callable[[list[str]], np.ndarray], seed: int
 ) -> Decoder:
-    """Retrieval, a prefix language model, or one that keeps to the phrases of a corpus.
+    """Retrieval, keywords, a prefix language model, or one that keeps to the phrases of a corpus.
 
     Raises
     ------
@@ -211,12 +212,12 @@ def make_decoder(
     d = config.decoder
     lexicon = load_lexicon()
     without = [word for concept in d.without for word in lexicon[concept]]
-    if d.kind in ("retrieval", "corpus") and texts is None:
+    if d.kind != "prefix" and texts is None:
         raise ConfigError(
             f'[decoder] kind = "{d.kind}" needs captions, and caption_bank = "{d.caption_bank}" has none. Next step: '
             'caption_bank = "coco-captions-val2017", or kind = "prefix".'
         )
-    direction = text_direction(texts)
+    direction, options = text_direction(texts), dict[str, Any]()
     if texts is not None and without and d.kind != "prefix":
         named = word_pattern(without)
         kept = [k for k, text in enumerate(texts.captions) if not named.search(text)]
@@ -226,12 +227,16 @@ def make_decoder(
     if d.kind == "retrieval":
         assert texts is not None
         return RetrievalDecoder(texts.captions, texts.vectors, texts.ids, centre=d.centre)
+    if d.kind == "keywords":
+        assert texts is not None
+        options = {"embed_text": embed_text, "keywords": d.keywords, "centre": d.centre}
+        return KeywordDecoder(texts.captions, texts.vectors, texts.ids, engine="rules", **options)
     from neuroenc.captions import CorpusConstraint
 
     width = texts.vectors.shape[1] if texts is not None else embed_text(["a"]).shape[1]
     found = load_decoder(d.captioner, config.space.model, width)
     # Settings of the search have the same names in the config.
-    options: dict[str, Any] = {k: getattr(d, k) for k in found.search.as_dict() if k in type(d).model_fields}
+    options = {k: getattr(d, k) for k in found.search.as_dict() if k in type(d).model_fields}
     options |= {"seed": seed, "embed_text": embed_text, "without": without or None}
     if direction is not None:
         options["text_direction"] = direction
@@ -303,7 +308,7 @@ def contents_of(study: Study, captioner: Captioner, texts: Texts | None, embedde
         writing=content_key(
             # Not where the captioner lies, but what it is.
             d.model_copy(update={"captioner": ""}),
-            captioner_content("" if d.kind == "retrieval" else d.captioner),
+            captioner_content(d.captioner if d.writes else ""),
             texts,
             config.space,
             embedder,

@@ -326,7 +326,7 @@ def _fold_captions(study: Study, found: CaptionStudy) -> pd.DataFrame:
 def _caveats(config: CaptionsConfig) -> list[str]:
     told = {
         NOTES["captions"]["conse"]: config.space.model == "conse",
-        NOTES["captions"]["retrieval"]: config.decoder.kind == "retrieval",
+        NOTES["captions"]["retrieval"]: not config.decoder.writes,
         "Voxels are captioned whether or not they are predicted above chance.": config.gate.kind != "q",
     }
     return [note for note, holds in told.items() if holds]
