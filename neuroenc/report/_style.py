@@ -255,7 +255,7 @@ def bar(value: float) -> str:
 
 def beside(null: float) -> str:
     """A shuffled control, where it is known, beside its number."""
-    return f" (shuffled {number(null, digits=2)})" if np.isfinite(null) else ""
+    return f" (shuffled {number(round(null, 2), digits=2)})" if np.isfinite(null) else ""
 
 
 def voxel_link(voxel: Any) -> str:

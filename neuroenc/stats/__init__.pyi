@@ -11,6 +11,7 @@ from ._intervals import (
     crossed_interval as crossed_interval,
     median_samples as median_samples,
     sample_interval as sample_interval,
+    share_interval as share_interval,
 )
 from ._panel import SelectedPanel as SelectedPanel, borda as borda, select_panel as select_panel
 from ._partition import Partition as Partition, partition_variance as partition_variance, subsets as subsets

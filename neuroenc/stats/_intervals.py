@@ -286,6 +286,49 @@ def sample_interval(
     return low, high, p
 
 
+def share_interval(count: Any, n: Any, *, confidence: float = 0.95) -> tuple[Floats, Floats]:
+    r"""Confidence interval of a share of independent units (Wilson's score interval with Student's t).
+
+    Neighbouring voxels are not independent: of a share of voxels the interval tells what the choice of voxels alone
+    leaves open, and is too narrow.
+
+    Parameters
+    ----------
+    count : array or scalar
+        Units that have the property.
+    n : array or scalar
+        Units in all.
+    confidence : float
+
+    Returns
+    -------
+    low, high : ndarray or scalar, float64
+        NaN where there is no unit.
+
+    Raises
+    ------
+    DataError
+        A count below 0 or above ``n``.
+
+    References
+    ----------
+    Wilson (1927), J. Am. Stat. Assoc. 22:209.
+
+    Examples
+    --------
+    >>> low, high = share_interval([0, 8], [10, 10])
+    >>> low.round(2).tolist(), high.round(2).tolist()
+    ([0.0, 0.45], [0.34, 0.95])
+    """
+    confidence = check_fraction("confidence", confidence)
+    units, held = np.broadcast_arrays(as_floats(n, "n"), as_floats(count, "count"))
+    if (held < 0).any() or (held > units).any():
+        raise DataError(f"count is {held.min():g} to {held.max():g} of n = {units.min():g} to {units.max():g} units.")
+    some = np.maximum(units, 1.0)
+    low, high = _share_interval(held / some, np.zeros(held.shape), some, confidence, (0.0, 1.0))
+    return np.where(units > 0, low, np.nan)[()], np.where(units > 0, high, np.nan)[()]
+
+
 def crossed_interval(
     samples: Any, estimate: Any, kinds: Sequence[tuple[Any, int]], *, confidence: float = 0.95
 ) -> tuple[Floats, Floats, Floats]:

@@ -13,9 +13,11 @@ from sklearn.metrics import silhouette_score
 
 from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import DataError
+from neuroenc._core.tables import check_columns
 from neuroenc.captions.analysis._contrast import phrases_of, separating_phrases
 from neuroenc.captions.analysis._words import check_captions, count_terms, unique_texts
 from neuroenc.captions.text._words import strip_phrases
+from neuroenc.stats import share_interval
 
 # Phrases in a title.
 _PHRASES = 3
@@ -23,10 +25,16 @@ _PHRASES = 3
 
 @dataclass(frozen=True)
 class Description:
-    """One caption, verbatim, with all voxels that have it."""
+    """One caption, verbatim, with all voxels that have it.
+
+    ``n_supported`` of its ``n_phrases`` phrases are supported (each counted for each voxel); 0 of 0 where nothing was
+    checked.
+    """
 
     caption: str
     voxels: tuple[Any, ...]
+    n_phrases: int = 0
+    n_supported: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,10 @@ class Aspect:
         Those phrases.
     share : float
         Of the captions.
+    low, high : float
+        95 % interval of the share of voxels (`neuroenc.stats.share_interval`).
+    n_phrases, n_supported : int
+        Phrases of its captions that were checked, and those that are supported.
     voxels : tuple
         All voxels with a caption in it.
     descriptions : tuple of Description
@@ -52,6 +64,10 @@ class Aspect:
     share: float
     voxels: tuple[Any, ...]
     descriptions: tuple[Description, ...]
+    low: float = float("nan")
+    high: float = float("nan")
+    n_phrases: int = 0
+    n_supported: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,9 @@ class StructuredCaptions:
         """The structure as numbered lines: scope, aspects 1, 2, ..., descriptions 1.1, 1.2, ..."""
         lines = [f"Scope: {self.scope}"]
         for i, aspect in enumerate(self.aspects, 1):
-            lines.append(f"{i}. {aspect.title} ({aspect.share:.0%} of captions, {len(aspect.voxels)} voxels)")
+            checked = f", {aspect.n_supported} of {aspect.n_phrases} phrases supported" if aspect.n_phrases else ""
+            share = f"{aspect.share:.0%} of captions, {len(aspect.voxels)} voxels"
+            lines.append(f"{i}. {aspect.title} ({share}{checked})")
             for j, d in enumerate(aspect.descriptions, 1):
                 shown = ", ".join(map(str, d.voxels[:8])) + (", ..." if len(d.voxels) > 8 else "")
                 lines.append(f"  {i}.{j} {d.caption} [{'voxel' if len(d.voxels) == 1 else 'voxels'} {shown}]")
@@ -142,8 +160,24 @@ def _commonest(texts: list[str]) -> list[str]:
     return [terms.names[i] for i in order]
 
 
+def _checked(captions: pd.DataFrame, phrases: pd.DataFrame | None) -> tuple[np.ndarray, np.ndarray]:
+    """Phrases of each row's caption, and how many of them are supported."""
+    if phrases is None:
+        return np.zeros(len(captions), int), np.zeros(len(captions), int)
+    check_columns(captions, ["rank"], "captions", "Next step: keep the rank, by which phrases belong to a caption.")
+    check_columns(phrases, ["voxel", "rank", "verdict"], "phrases", "Next step: the phrases of GroundingChecker.")
+    of = (phrases["verdict"] == "supported").groupby([phrases["voxel"], phrases["rank"]]).agg(["size", "sum"])
+    found = of.reindex(pd.MultiIndex.from_frame(captions[["voxel", "rank"]])).fillna(0).astype(int)
+    return found["size"].to_numpy(), found["sum"].to_numpy()
+
+
 def structurize(
-    captions: pd.DataFrame, *, max_aspects: int = 6, n_descriptions: int = 5, seed: int = 0
+    captions: pd.DataFrame,
+    *,
+    phrases: pd.DataFrame | None = None,
+    max_aspects: int = 6,
+    n_descriptions: int = 5,
+    seed: int = 0,
 ) -> StructuredCaptions:
     """Summarise captions, such as those of a region: scope, aspects, and verbatim captions with their voxels.
 
@@ -155,7 +189,9 @@ def structurize(
     Parameters
     ----------
     captions : DataFrame
-        ``voxel, caption``.
+        ``voxel, caption``, and ``rank`` with ``phrases``.
+    phrases : DataFrame, optional
+        ``voxel, rank, verdict`` of `GroundingChecker`: aspects and descriptions then say how many are supported.
     max_aspects, n_descriptions : int
         Most aspects, and captions shown of each.
     seed : int
@@ -167,7 +203,7 @@ def structurize(
     Raises
     ------
     DataError
-        No captions, or none with a word.
+        No captions, or none with a word; phrases without a verdict.
 
     References
     ----------
@@ -190,27 +226,40 @@ def structurize(
     # The largest is number 0.
     labels = np.argsort(np.argsort(-sizes, kind="stable"))[labels]
     group = labels[codes]
+    n_phrases, n_supported = _checked(captions, phrases)
+    n_voxels = int(captions["voxel"].nunique())
     aspects = []
-    for g, phrases in enumerate(_titles(captions, group)):
+    for g, named in enumerate(_titles(captions, group)):
         rows = np.flatnonzero(group == g)
         members = np.flatnonzero(labels == g)
         centre = (x[members] * count[members, None]).sum(axis=0)
         typical = members[np.argsort(-(x[members] @ centre), kind="stable")]
         shown = tuple(
-            Description(texts[i], tuple(dict.fromkeys(captions["voxel"][codes == i].tolist())))
+            _description(texts[i], captions["voxel"][at], n_phrases[at], n_supported[at])
             for i in typical[:n_descriptions]
+            for at in [codes == i]
         )
         voxels = tuple(dict.fromkeys(captions["voxel"].to_numpy()[rows].tolist()))
-        title = ", ".join(phrases) or texts[typical[0]]
-        aspects.append(Aspect(title, phrases, len(rows) / len(captions), voxels, shown))
-    scope, n_voxels = _scope(captions, aspects), int(captions["voxel"].nunique())
-    return StructuredCaptions(scope, tuple(aspects), len(captions), n_voxels)
+        title = ", ".join(named) or texts[typical[0]]
+        share, checked = len(rows) / len(captions), (int(n_phrases[rows].sum()), int(n_supported[rows].sum()))
+        interval = map(float, share_interval(len(voxels), n_voxels))
+        aspects.append(Aspect(title, named, share, voxels, shown, *interval, *checked))
+    return StructuredCaptions(_scope(captions, aspects), tuple(aspects), len(captions), n_voxels)
+
+
+def _description(caption: str, voxels: pd.Series, n_phrases: np.ndarray, n_supported: np.ndarray) -> Description:
+    return Description(caption, tuple(dict.fromkeys(voxels.tolist())), int(n_phrases.sum()), int(n_supported.sum()))
 
 
 def _scope(captions: pd.DataFrame, aspects: list[Aspect]) -> str:
-    texts = captions["caption"].tolist()
-    about = ", ".join(_distinct(_commonest(texts))) or "(no words)"
-    parts = "; ".join(f"{a.title} ({a.share:.0%})" for a in aspects)
+    """What most voxels' captions name, each with its share of voxels and the interval."""
+    texts, n = captions["caption"].tolist(), captions["voxel"].nunique()
+    words = [phrases_of(text) for text in strip_phrases(texts)]
+    said = []
+    for phrase in _distinct(_commonest(texts)):
+        count = captions["voxel"][[phrase in found for found in words]].nunique()
+        low, high = share_interval(count, n)
+        said.append(f"{phrase} ({count / n:.0%} of voxels, {low:.0%} to {high:.0%})")
     aspect = "1 aspect" if len(aspects) == 1 else f"{len(aspects)} aspects"
-    voxels = captions["voxel"].nunique()
-    return f"These voxels: most often {about} ({len(texts)} captions of {voxels} voxels; {aspect}: {parts})."
+    about = ", ".join(said) or "(no words)"
+    return f"These voxels: most often {about}; {len(texts)} captions of {n} voxels in {aspect}, 95 % intervals."

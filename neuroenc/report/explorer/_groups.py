@@ -226,15 +226,20 @@ def _structure(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray, name: 
         return None
     own = own.iloc[np.argsort(own["voxel"].map(order).to_numpy(), kind="stable")]
     try:
-        found = structurize(own[["voxel", "caption"]], max_aspects=5, n_descriptions=4)
+        found = structurize(own, phrases=study.phrases, max_aspects=5, n_descriptions=4)
     except DataError:
         return None  # captions without words
-    scope = found.scope.replace("These voxels", name, 1)
+    # Before the name comes in, which may hold anything.
+    scope = name + found.scope.removeprefix("These voxels").replace("%", "\u00a0%")
+    n_phrases, n_supported = (sum(getattr(a, k) for a in found.aspects) for k in ("n_phrases", "n_supported"))
+    if n_phrases:
+        scope += f" {n_supported} of their {n_phrases} phrases are supported."
     if len(order) == MOST_CAPTIONS:
         scope += f" Made from the {MOST_CAPTIONS} best predicted voxels."
     about = (
         "Aspects are clusters of the best captions, named by the phrases that separate them; below each, captions word "
-        "for word, the most typical first, with the voxels that have them."
+        "for word, the most typical first, with the voxels that have them. Intervals say what the choice of voxels "
+        "leaves open; neighbouring voxels are alike, and so they are narrow."
     )
     shown: dict[str, Any] = {"template": "structure.html.j2", "context": {"aspects": found.aspects}}
     return Section("structure", "In short", f"{scope}\n\n{about}", **shown)

@@ -156,6 +156,25 @@ def test_structure_of_a_region(truthful):
     assert found == structurize(own)
 
 
+def test_structure_counts_what_was_checked(kitchen):
+    table, _ = kitchen
+    spoken = table["voxel"].to_numpy()[::2]  # the caption of every second voxel was checked
+    phrases = pd.DataFrame(
+        {"voxel": np.repeat(spoken, 2), "rank": 1, "verdict": ["supported", "uncertain"] * len(spoken)}
+    )
+    found = structurize(table, phrases=phrases, n_descriptions=100)
+    of = {v: a for a in found.aspects for v in a.voxels}
+    for aspect in found.aspects:
+        mine = sum(of[v] is aspect for v in spoken)
+        assert (aspect.n_phrases, aspect.n_supported) == (2 * mine, mine)
+        assert sum(d.n_phrases for d in aspect.descriptions) == 2 * mine
+        assert aspect.low < aspect.share < aspect.high
+    share = table["caption"].str.contains("pizza").mean()
+    assert f"pizza ({share:.0%} of voxels" in found.scope
+    with pytest.raises(DataError, match="rank"):
+        structurize(table.drop(columns="rank"), phrases=phrases)
+
+
 def test_few_captions_and_none_with_words():
     one = structurize(pd.DataFrame({"voxel": [3, 4], "caption": ["a dog", "a dog"]}))
     assert len(one.aspects) == 1
