@@ -1,3 +1,4 @@
+from ._augment import embed_augmented as embed_augmented
 from ._basis import BasisTransform as BasisTransform
 from ._cache import cache_clear as cache_clear, cache_dir as cache_dir, cache_list as cache_list
 from ._caption_grid import caption_grid as caption_grid

@@ -12,6 +12,7 @@ from ._labels import align_voxels as align_voxels, check_space as check_space, f
 from ._width import cheapest as cheapest, layer_dim_sweep as layer_dim_sweep
 from .incontext import InContextEncoder as InContextEncoder
 from .linear._banded import BandedRidgeEncoder as BandedRidgeEncoder, simplex_candidates as simplex_candidates
+from .linear._descent import descent_weights as descent_weights
 from .linear._null import cross_validated_p as cross_validated_p
 from .linear._reduce import Reduction as Reduction, fit_reduction as fit_reduction
 from .linear._ridge import (

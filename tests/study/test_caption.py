@@ -309,6 +309,24 @@ def test_other_decoders_and_projections(told, tmp_path):
         assert study.captions.phrases is None
 
 
+@pytest.mark.slow
+def test_weights_by_gradient_descent_are_those_of_the_training_pictures(told, tmp_path):
+    """Voxels keep their names; augmented copies are made of what the encoder is fitted on alone."""
+    shutil.copytree(told[0] / ".steps", tmp_path / ".steps")
+    sets = [f"encoder.{x}" for x in ("kind=adamw", "augment=1", "epochs=20", "lr=0.02", "final_lr=0.01")]
+    lines = []
+    config = small(*LESS, *sets, "decoder.kind=retrieval")
+    study = Study(config, tmp_path, progress=False, say=lines.append).until("weights")
+    assert any("1 augmented copies of 300 pictures" in line for line in lines)
+    ridge = told[1].fitted
+    xr.testing.assert_equal(study.fitted.coef["voxel"], ridge.coef["voxel"])
+    assert study.fitted.coef.dims == ridge.coef.dims
+    r, wanted = (np.nanmedian(x.scores["r"].values) for x in (study.fitted, ridge))
+    assert wanted - 0.15 < r < wanted + 0.1
+    with pytest.raises(ConfigError, match="augment = 0"):
+        small("encoder.kind=adamw", "space.stimuli=captions", "bank.source=captions", "decoder.caption_bank=unseen")
+
+
 @pytest.fixture(scope="module")
 def published(told, tmp_path_factory):
     """The same, of a bank whose one part shows faces and the other none, with images of the bank for each caption."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.study.config.table import MOST, Count, CountOrZero, FolderOrName, PathMark, Share, Table
+from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, FolderOrName, PathMark, Share, Table
 
 
 class SpaceConfig(Table):
@@ -26,6 +26,31 @@ class SpaceConfig(Table):
     model: str
     pretrained: str = ""
     stimuli: Literal["image", "captions"] = "image"
+
+
+class CaptionEncoderConfig(Table):
+    """Linear encoder whose weights are captioned.
+
+    Attributes
+    ----------
+    kind
+        "ridge": closed form, as ``[encoder]`` says. "adamw": gradient descent as published, for comparison.
+    augment
+        Of "adamw": augmented copies of each training picture, of which an epoch takes one; 0 takes the picture itself.
+    epochs, batch_size, lr, final_lr, weight_decay
+        Of "adamw"; as published.
+    device
+        Of "adamw": "cpu", "auto", "cuda", "mps" or another torch device.
+    """
+
+    kind: Literal["ridge", "adamw"] = "ridge"
+    augment: CountOrZero = 8
+    epochs: Count = 100
+    batch_size: Count = 32
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    final_lr: Annotated[float, Field(gt=0)] = 1.5e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 1.5e-2
+    device: Device = "cpu"
 
 
 class GateConfig(Table):
@@ -332,6 +357,8 @@ class CaptionsConfig(Table):
     ----------
     space
         The embedding space.
+    encoder
+        The encoder whose weights are captioned.
     gate
         Which voxels are captioned.
     bank
@@ -351,6 +378,7 @@ class CaptionsConfig(Table):
     """
 
     space: SpaceConfig
+    encoder: CaptionEncoderConfig = CaptionEncoderConfig()
     gate: GateConfig = GateConfig()
     bank: BankConfig = BankConfig()
     projection: ProjectionConfig = ProjectionConfig()
@@ -371,6 +399,8 @@ class CaptionsConfig(Table):
             raise ConfigError('space.stimuli = "captions" needs bank.source = "captions" or a data set.')
         if self.grounding.places != "none" and self.space.stimuli == "captions":
             raise ConfigError('grounding.places needs space.stimuli = "image": windows of images are embedded.')
+        if self.encoder.kind == "adamw" and self.encoder.augment and self.space.stimuli == "captions":
+            raise ConfigError('encoder.augment makes copies of pictures; space.stimuli = "captions" needs augment = 0.')
         if self.analysis.images != "none" and "captions" in (self.space.stimuli, self.bank.source):
             raise ConfigError('analysis.images needs space.stimuli = "image" and a bank of images.')
         if self.decoder.per_fold and not self.stability.folds:

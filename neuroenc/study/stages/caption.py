@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
+from neuroenc._core.arrays import unit_rows
 from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.progress import progress as progress_bar
@@ -27,9 +28,11 @@ from neuroenc.captions import (
     shuffled_control,
     stability_jobs,
 )
-from neuroenc.encoders import resampled_rows, ridge_weights
+from neuroenc.embedding import ImageEmbedder, embed_augmented
+from neuroenc.encoders import descent_weights, resampled_rows, ridge_weights
 from neuroenc.study.config import CaptionsConfig, StabilityConfig
-from neuroenc.study.stages.fit import fit_folds, held_out
+from neuroenc.study.stages.fit import Fold, fit_folds, held_out
+from neuroenc.study.stages.load import Subject
 from neuroenc.study.stages.score import merge_subjects, score_subject
 from neuroenc.study.study import Study, stage
 from neuroenc.study.text import NOTES
@@ -63,18 +66,31 @@ class Fitted:
 
 @stage(
     "weights",
-    reads=("subjects", "splits", "caption_space", "config.encoder", "config.evaluation", "config.captions.gate"),
+    reads=(
+        "subjects",
+        "splits",
+        "caption_space",
+        "stimuli",
+        "config.encoder",
+        "config.evaluation",
+        "config.captions.gate",
+        "config.captions.encoder",
+        "config.captions.space",
+        "config.seed",
+    ),
     writes=("fitted", "gate"),
 )
 def weights(study: Study) -> dict[str, Any]:
-    """Ridge on the training rows of the first fold, scored on its held-out rows, and who is captioned."""
+    """Encoder of the training rows of the first fold, scored on its held-out rows, and who is captioned."""
     gate = study.table("captions").gate
     vectors = study.caption_space
     jobs = [(one, vectors, folds[:1], False) for one, folds in zip(study.subjects, study.splits)]
     sizes = [one.responses.shape[1] for one in study.subjects]
     voxels = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
     rows, coefs, intercepts, alphas, scores, truths = [], [], [], [], [], []
-    for (one, _, folds, _), results, numbers in zip(jobs, fit_folds(study, jobs, weights=True), voxels):
+    ridge = study.table("captions").encoder.kind == "ridge"
+    fits = fit_folds(study, jobs, weights=True) if ridge else [[_descended(study, one, f)] for one, _, (f,), _ in jobs]
+    for (one, _, folds, _), results, numbers in zip(jobs, fits, voxels):
         ((train, test),), (result,) = folds, results
         Y, Y_test = one.responses[train], one.responses[test]
         rows.append(Rows(one.name, data.match(vectors, Y), Y, data.match(vectors, Y_test), Y_test))
@@ -97,6 +113,47 @@ def weights(study: Study) -> dict[str, Any]:
     return {"fitted": found, "gate": table}
 
 
+def _descended(study: Study, one: Subject, fold: Fold) -> dict[str, Any]:
+    """Weights of one subject by gradient descent, as of `fit_folds`; they have no penalty."""
+    config, (train, test) = study.table("captions").encoder, fold
+    Y = one.responses[train]
+    X_test = data.match(study.caption_space, one.responses[test]).values
+    inputs = [study.caption_space, study.content_of(one.responses), train, config, study.config.seed]
+
+    def work() -> dict[str, Any]:
+        coef, intercept = _descent(study, _copies(study, Y), Y.values)
+        labels = {str(k): c for k, c in Y.coords.items() if c.dims in ((), ("voxel",))}
+        weights = xr.DataArray(coef, dims=("feature", "voxel"), coords=labels)
+        bias = xr.DataArray(intercept, dims="voxel", coords=labels)
+        return {"predicted": X_test @ coef + intercept, "coef": weights, "intercept": bias}
+
+    found = study.store.keep("descent", inputs, work)
+    return {**found, "alpha": np.full(Y.sizes["voxel"], np.nan)}
+
+
+def _copies(study: Study, Y: xr.DataArray) -> np.ndarray:
+    """Unit-norm features (copy, row, feature) of the rows that descent is fitted on: of augmented copies, or plain."""
+    config, space = study.table("captions").encoder, study.table("captions").space
+    if not config.augment:
+        return data.match(study.caption_space, Y).values[None]
+    ids = pd.unique(Y.coords["stimulus"].values)
+
+    def work() -> dict[str, xr.Dataset]:
+        study.say(f"    {config.augment} augmented copies of {len(ids)} pictures")
+        embedder = ImageEmbedder(space.model, space.pretrained or None, cache=False, progress=False)
+        found = embed_augmented(embedder, study.stimuli.sel(ids), config.augment, seed=study.config.seed)
+        return {"copies": xr.Dataset({"copies": found})}
+
+    inputs = [study.stimuli, ids, space, config.augment, study.config.seed]
+    copies = study.store.keep("augmented", inputs, work)["copies"]["copies"]
+    return unit_rows(copies.sel(stimulus=Y.coords["stimulus"].values).transpose("copy", "stimulus", "feature").values)
+
+
+def _descent(study: Study, X: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    options = study.table("captions").encoder.model_dump(exclude={"kind", "augment"})
+    return descent_weights(X, Y, seed=study.config.seed, **options)
+
+
 def first_roi(scores: xr.Dataset) -> list[str]:
     """Region of each voxel, the first of several; "" where none is known."""
     if "roi" not in scores.coords:
@@ -114,9 +171,9 @@ def sampled_voxels(config: StabilityConfig, scores: xr.Dataset, passed: np.ndarr
     return out
 
 
-def _resampled(fitted: Fitted, chosen: np.ndarray, kind: str, n: int, seed: int) -> Iterator[xr.DataArray]:
+def _resampled(study: Study, chosen: np.ndarray, kind: str, n: int, seed: int) -> Iterator[xr.DataArray]:
     """Weights of chosen voxels on resampled stimuli, one variant after another."""
-    streams = []
+    fitted, streams = study.fitted, []
     for s, (subject, alpha, voxels) in enumerate(zip(fitted.rows, fitted.alphas, fitted.voxels)):
         groups = subject.Y.coords["stimulus"].values
         if len(np.unique(groups)) < 20 and "run" in subject.Y.coords:
@@ -124,14 +181,17 @@ def _resampled(fitted: Fitted, chosen: np.ndarray, kind: str, n: int, seed: int)
             groups = subject.Y.coords["run"].values
         mine = np.flatnonzero(chosen[voxels])
         rows = resampled_rows(groups, kind, n, seed=seed + 1000 * s)
-        streams.append((subject.X.values, subject.Y.values[:, mine], np.asarray(alpha)[mine], rows))
+        ridge = study.table("captions").encoder.kind == "ridge"
+        x = subject.X.values if ridge else _copies(study, subject.Y)
+        streams.append((x, subject.Y.values[:, mine], np.asarray(alpha)[mine], rows))
     coef = fitted.coef.isel(voxel=np.flatnonzero(chosen))
     for _ in range(2 * n if kind == "halves" else n):
         parts = []
         for x, y, alpha, rows in streams:
             at = next(rows)
             if y.shape[1]:
-                parts.append(ridge_weights(x[at], y[at], alpha)[0])
+                fit = _descent(study, x[:, at], y[at]) if x.ndim == 3 else ridge_weights(x[at], y[at], alpha)
+                parts.append(fit[0])
         yield coef.copy(data=np.concatenate(parts, axis=1).astype(coef.dtype))
 
 
@@ -215,7 +275,7 @@ def _jobs(study: Study, sampled: np.ndarray) -> list[Any]:
         variants["folds"] = [(kept, part) for part in bank_folds(size, s.folds, seed=seed)]
     for name, kind, n in (("bootstrap", "bootstrap", s.bootstraps), ("halves", "halves", s.halves)):
         if n:
-            variants[name] = [(w, None) for w in _resampled(study.fitted, sampled, kind, n, seed)]
+            variants[name] = [(w, None) for w in _resampled(study, sampled, kind, n, seed)]
     return stability_jobs(variants, null_voxels=s.null_voxels, seed=seed)
 
 
@@ -279,6 +339,7 @@ def caption(study: Study) -> dict[str, Any]:
     """Captions of the voxels that passed the gate, with their evidence."""
     whole, config = study.config, study.table("captions")
     told = [whole.title, whole.notes, config.space, whole.encoder, whole.evaluation, config.gate, config.projection]
+    told.append(config.encoder)
     inputs = [study.contents, study.readings.key, study.gate, study.bank_name, config.decoder.captioner, told]
     return study.store.keep("captions", inputs, lambda: {"captions": _caption(study)})
 
@@ -294,7 +355,9 @@ def _caption(study: Study) -> CaptionStudy:
         title=whole.title,
         settings={
             "features": {"model": config.space.model, "stimuli": config.space.stimuli, "normalised": "unit norm"},
-            "encoder": {"kind": e.kind, "cv": e.cv, "scoring": e.scoring},
+            "encoder": {"kind": e.kind, "cv": e.cv, "scoring": e.scoring}
+            if config.encoder.kind == "ridge"
+            else config.encoder.model_dump(exclude={"device"}),
             "held_out": {"scheme": h.scheme, "permutations": h.permutations},
             "gate": {k: v for k, v in vars(config.gate).items() if v},
             "seed": whole.seed,
