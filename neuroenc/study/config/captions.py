@@ -37,8 +37,16 @@ class CaptionEncoderConfig(Table):
         "ridge": closed form, as ``[encoder]`` says. "adamw": gradient descent as published, for comparison.
     augment
         Of "adamw": augmented copies of each training picture, of which an epoch takes one; 0 takes the picture itself.
-    epochs, batch_size, lr, final_lr, weight_decay
-        Of "adamw"; as published.
+    epochs
+        Of "adamw"; its defaults are the published settings.
+    batch_size
+        Pictures of a step.
+    lr
+        Learning rate of the first epoch.
+    final_lr
+        The rate that it falls to exponentially.
+    weight_decay
+        Decoupled from the loss, of weights and intercepts.
     device
         Of "adamw": "cpu", "auto", "cuda", "mps" or another torch device.
     """
