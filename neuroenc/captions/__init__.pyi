@@ -36,6 +36,7 @@ from .analysis._words import nouns as nouns, words as words
 from .checks._gate import gate_voxels as gate_voxels, sample_voxels as sample_voxels
 from .checks._grounding import Grounding as Grounding, GroundingChecker as GroundingChecker
 from .checks._grounding_bank import BankImages as BankImages, hallucination_rate as hallucination_rate
+from .checks._hypothesis import test_caption as test_caption
 from .checks._intervention import (
     GroundedCaptions as GroundedCaptions,
     GroundedConstraint as GroundedConstraint,

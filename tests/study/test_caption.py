@@ -92,6 +92,15 @@ def test_the_bank_is_read_once_for_all_stages(done):
     assert any(line == "  bank: read once" for line in lines)
 
 
+def test_captions_of_regions_are_tested_on_stimuli_that_were_held_out(done):
+    table = CaptionStudy.load(done[0] / "study").quality["hypotheses"]
+    columns = ["roi", "caption", "n_voxels", "rho_predicted", "rho_measured", "top_minus_rest", "p", "q"]
+    assert [c for c in table if c != "subject"] == columns
+    assert table.groupby(["subject", "roi"]).size().between(1, 3).all()
+    assert table["p"].between(0, 1).all()
+    assert table["rho_measured"].median() > 0.1
+
+
 @pytest.mark.slow
 def test_a_bank_without_captions_is_read_once_and_gives_its_images_to_the_checker(tmp_path, monkeypatch):
     Counted.read.clear()

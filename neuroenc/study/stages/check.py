@@ -26,6 +26,7 @@ from neuroenc.captions import (
     score_stability,
     sentence_scores,
     shuffled_control,
+    test_caption,
 )
 from neuroenc.embedding import ImageEmbedder, embed_windows
 from neuroenc.encoders.readout import patch_map
@@ -225,6 +226,10 @@ def check(study: Study) -> dict[str, Any]:
             "The stimuli have no captions: sentence-level scores compare a voxel's caption with the images themselves, "
             "in the joint space."
         )
+    if vectors is not None:
+        inputs = [*base, "hypotheses", study.caption_space, direction]
+        tested = study.store.keep("hypotheses", inputs, lambda: {"table": hypotheses_table(study, direction)})["table"]
+        quality |= {"hypotheses": tested} if len(tested) else {}
     if fitted.truth is not None:
         rows = []
         for name, table in (("fitted weights", found.captions), ("shuffled weights", shuffled)):
@@ -407,6 +412,53 @@ def held_out_scores(
         rows.append({"subject": subject.name, "kind": kind, "n_voxels": len(at), "n_stimuli": len(ids), **scores})
     empty = pd.DataFrame(columns=["voxel", "rho", "shuffled", "shuffled_within_roi"])
     return {"voxels": pd.concat(tables, ignore_index=True) if tables else empty, "summary": pd.DataFrame(rows)}
+
+
+def hypotheses_table(study: Study, direction: np.ndarray | None, n_captions: int = 3) -> pd.DataFrame:
+    """The most frequent captions of each region, tested on stimuli that neither weights nor captions have seen.
+
+    Captions that equally many voxels have are taken by their score. The response of a region is the mean over its
+    captioned voxels.
+    """
+    captions, fitted, bank = study.captions.captions, study.fitted, study.captioner.bank
+    best = captions[captions["rank"] == 1].set_index("voxel")
+    regions = pd.Series([name or "all" for name in first_roi(fitted.scores)], fitted.scores["voxel"].values)
+    shown = [shard.ids for shard in bank.shards() if isinstance(shard.ids, np.ndarray)]
+    taught = [subject.Y["stimulus"].values for subject in fitted.rows]
+    seen = {str(s) for s in np.concatenate([*taught, *shown])}
+    joint = study.table("captions").space.stimuli == "image"
+    tables = []
+    for subject, voxels in zip(fitted.rows, fitted.voxels):
+        mine = best[best.index.isin(voxels)]
+        measured = subject.Y_test.assign_coords(voxel=voxels)
+        fresh = ~np.isin(measured["stimulus"].values.astype(str), list(seen))
+        if not len(mine) or len(np.unique(measured["stimulus"].values[fresh])) < 20:
+            continue
+        of = xr.DataArray(regions[mine.index].to_numpy(), dims="voxel", coords={"voxel": mine.index}, name="roi")
+        coef, intercept, y = (
+            x.sel(voxel=mine.index).groupby(of).mean().rename(roi="voxel")
+            for x in (fitted.coef, fitted.intercept, measured.isel({measured.dims[0]: fresh}))
+        )
+        said = mine.groupby([of.values, "caption"])["score"].agg(["size", "mean"])
+        said = said.sort_values(["size", "mean"], ascending=False, kind="stable").groupby(level=0).head(n_captions)
+        said = said.sort_index(level=0, sort_remaining=False, kind="stable").rename_axis(["voxel", "caption"])
+        found = test_caption(
+            (coef, intercept),
+            said.reset_index(),
+            study.caption_space,
+            y,
+            embed_text=study.captioner.embed_text,
+            text_direction=direction if joint else None,
+            seen=sorted(seen),
+            seed=study.config.seed,
+        )
+        found = found.rename(columns={"voxel": "roi"}).assign(subject=subject.name, n_voxels=said["size"].to_numpy())
+        tables.append(found)
+    if not tables:
+        return pd.DataFrame()
+    names = ["roi", "caption", "n_voxels", "rho_predicted", "rho_measured", "top_minus_rest", "p", "q"]
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(q=stats.fdr(table["p"].to_numpy()))[["subject"] * (len(fitted.rows) > 1) + names]
 
 
 def round_trip_table(
