@@ -208,6 +208,7 @@ def made_up(n=40, places="none", evil=False, subjects=1, captions_each=3, n_stim
         phrases=pd.DataFrame(
             said, columns=["voxel", "rank", "phrase", "start", "end", "in_images", "predicted", "percentile", "verdict"]
         ),
+        folds=pd.DataFrame([(v, k, text) for v, k, text, _ in rows], columns=["voxel", "fold", "caption"]),
         stability=pd.DataFrame({"voxel": ids[good], "folds": rng.random(good.sum()), "folds_null": 0.3}),
         quality={EVIL if evil else "controls": pd.DataFrame({"weights": [EVIL if evil else "shuffled"], "ρ": [0.01]})},
         settings={EVIL: EVIL} if evil else {"seed": seed},

@@ -136,6 +136,9 @@ def test_clicking_a_voxel_on_the_map_shows_its_captions(volume, look):
         assert page.evaluate("location.hash") == f"#voxel={voxel}"
         shown = page.locator("#panel .thumbs .id").all_inner_texts()
         assert shown == study.evidence[study.evidence.voxel == voxel].stimulus.tolist()
+        page.click("#panel summary:has-text('From 3 disjoint parts of the bank')")
+        parts = page.locator("#panel details[open] li").all_inner_texts()
+        assert parts == [f"{text} (1)" for text in study.folds[study.folds.voxel == voxel].caption]
 
 
 def test_the_first_screen_says_what_its_numbers_and_lines_mean(volume, look):

@@ -168,7 +168,7 @@ def answer_text(answer: Any, prefix: str) -> str:
 def voxel_cards(study: CaptionStudy, table: VoxelTable, rows: Iterable[int], images: Pictures) -> list[dict[str, Any]]:
     """What the template shows of each voxel in ``rows`` of the table: three captions, and six images."""
     scored = [(f"stability, {kind}", f"stability:{kind}", f"stability:{kind}_null") for kind in table.stability]
-    scored.append(("sentence-level ρ", "rho", "shuffled"))
+    scored += [("sentence-level ρ", "rho", "shuffled"), ("image-level ρ", "image_rho", "image_shuffled")]
     cards: list[dict[str, Any]] = []
     none = np.zeros(0, int)
     for v in rows:

@@ -149,6 +149,8 @@ def voxel_table(study: CaptionStudy) -> VoxelTable:
         told = study.sentence.drop_duplicates("voxel").set_index("voxel").reindex(voxels)
         for name in ("rho", "shuffled", "shuffled_within_roi"):
             frame[name] = told[name].to_numpy(float) if name in told else nothing
+            if f"image_{name}" in told:
+                frame[f"image_{name}"] = told[f"image_{name}"].to_numpy(float)
     frame["fails"] = study.failed_controls().reindex(voxels).fillna("").to_numpy(object)
     gate = study.gate.set_index("voxel").reindex(voxels)
     frame["captioned"] = gate["captioned"].to_numpy(bool)
@@ -233,6 +235,10 @@ class Details:
         self._stimulus = study.evidence["stimulus"].astype(str).to_numpy(object)
         self._predicted = study.evidence["predicted"].to_numpy(float)
         self._places = study.evidence["places"].astype(str).to_numpy(object) if "places" in study.evidence else None
+        self._folds: dict[Any, list[list[Any]]] = {}
+        if study.folds is not None:
+            for (voxel, caption), rows in study.folds.groupby(["voxel", "caption"], sort=False):
+                self._folds.setdefault(voxel, []).append([caption, len(rows)])
         told = study.phrases
         self._phrases: list[list[Any]] = []
         if told is None:
@@ -250,16 +256,18 @@ class Details:
         return [overlay(self._places[k])] if self._places is not None and self._places[k] else []
 
     def of(self, rows: np.ndarray) -> dict[str, Any]:
-        """``evidence`` (stimulus, predicted, overlay if any; of the best `SHOWN`), ``phrases`` and ``stimuli``."""
+        """``evidence`` (stimulus, predicted, overlay; of the best `SHOWN`), ``phrases``, ``folds``, ``stimuli``."""
         stimuli: dict[str, int] = {}
-        evidence, phrases = [], []
+        evidence, phrases, folds = [], [], []
         none = np.zeros(0, int)
         for voxel in self._table.frame["voxel"].to_numpy()[rows]:
             mine = self._table.evidence.get(voxel, none)[:SHOWN]
             places = [stimuli.setdefault(self._stimulus[k], len(stimuli)) for k in mine]
             evidence.append([[place, _number(self._predicted[k]), *self._heat(k)] for place, k in zip(places, mine)])
             phrases.append([self._phrases[k] for k in self._table.phrases.get(voxel, none)])
-        return {"evidence": evidence, "phrases": phrases, "stimuli": [{"id": s, **self._describe(s)} for s in stimuli]}
+            folds.append(self._folds.get(voxel, []))
+        data = {"evidence": evidence, "phrases": phrases, "folds": folds}
+        return data | {"stimuli": [{"id": s, **self._describe(s)} for s in stimuli]}
 
 
 def overlay(places: str) -> str:

@@ -104,8 +104,9 @@ def group_summary(study: CaptionStudy, voxels: VoxelTable) -> pd.DataFrame:
             line["unsupported share"] = regions.mean(frame["unsupported"].to_numpy(float))
         for kind in voxels.stability[:1]:
             line[f"stability, {kind}"] = regions.mean(frame[f"stability:{kind}"].to_numpy(float))
-        if "rho" in frame:
-            line["sentence ρ"] = regions.mean(frame["rho"].to_numpy(float))
+        for column, heading in (("rho", "sentence ρ"), ("image_rho", "image ρ")):
+            if column in frame:
+                line[heading] = regions.mean(frame[column].to_numpy(float))
         named = frame.loc[frame["label"] != "", "label"].value_counts()
         line[f"frequent {voxels.frame.attrs['label_kind']}s".replace("ys", "ies")] = ", ".join(
             f"{label} ({100 * count / max(int(frame['captioned'].sum()), 1):.0f} %)"

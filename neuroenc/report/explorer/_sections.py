@@ -230,7 +230,7 @@ def _map_scores(study: CaptionStudy, table: VoxelTable, rows: np.ndarray) -> xr.
     """Scores of some voxels, with what was found of their captions."""
     scores = study.scores.isel(voxel=rows)
     frame = table.frame.iloc[rows]
-    more = {"unsupported_share": "unsupported", "sentence_rho": "rho"}
+    more = {"unsupported_share": "unsupported", "sentence_rho": "rho", "image_rho": "image_rho"}
     more |= {f"stability_{kind}": f"stability:{kind}" for kind in table.stability}
     for name, column in more.items():
         if column in frame and frame[column].notna().any():

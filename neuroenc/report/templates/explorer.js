@@ -371,6 +371,11 @@
       });
       nodes.push(lines, make("p", { className: "key" }, "Number: score of the caption.", ...(meta.phrases ? [" Phrases: ",
         ...VERDICTS.flatMap((verdict, k) => [make("span", { className: `as-mark ${verdict}`, text: verdict }), k < 2 ? ", " : "."])] : [])));
+      if (details?.folds?.length) {
+        const parts = details.folds.reduce((sum, [, n]) => sum + n, 0);
+        nodes.push(make("details", {}, make("summary", { text: `From ${parts} disjoint parts of the bank` }),
+          make("ul", {}, ...details.folds.map(([text, n]) => make("li", { text: `${text} (${n})` })))));
+      }
       if (record.fails) nodes.push(make("p", { className: "fails", text: `The best caption is not above its control: ${record.fails}.` }));
     }
     const numbers = record.numbers, rows = [];
@@ -380,9 +385,10 @@
       const value = numbers[`stability:${one}`], none = numbers[`stability:${one}_null`];
       if (value !== null && value !== undefined) rows.push(meter(`Stability, ${one}`, value, none, [said(value), of(none, "shuffled")]));
     }
-    if (numbers.rho !== null && numbers.rho !== undefined) {
-      const other = numbers.shuffled_within_roi ?? numbers.shuffled;
-      rows.push(meter("Sentence score, ρ", numbers.rho, other, [said(numbers.rho), of(other, numbers.shuffled_within_roi !== undefined ? "in region" : "shuffled")]));
+    for (const [name, before] of [["Sentence score, ρ", ""], ["Image score, ρ", "image_"]]) {
+      const value = numbers[`${before}rho`], within = numbers[`${before}shuffled_within_roi`];
+      const other = within ?? numbers[`${before}shuffled`];
+      if (value !== null && value !== undefined) rows.push(meter(name, value, other, [said(value), of(other, within !== undefined ? "in region" : "shuffled")]));
     }
     nodes.push(make("table", { className: "meters" }, make("tbody", {}, ...rows)));
     if (details?.evidence.length) {
@@ -422,7 +428,7 @@
     load(file).then((chunk) => {
       if (current !== record) return;
       const k = record.i % meta.chunk;
-      panel(record, { evidence: chunk.evidence[k], phrases: chunk.phrases[k], stimuli: chunk.stimuli });
+      panel(record, { evidence: chunk.evidence[k], phrases: chunk.phrases[k], folds: chunk.folds[k], stimuli: chunk.stimuli });
     }).catch((error) => $("panel").append(make("p", { className: "empty", text: error.message })));
     if (focus) $("panel").focus({ preventScroll: true });
   };
