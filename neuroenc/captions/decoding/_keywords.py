@@ -193,7 +193,8 @@ class KeywordDecoder:
             )
         weights_of(projection, coef, intercept)
         rows = np.flatnonzero(live)
-        step = max(1, int(parse_memory(self._max_memory) // (32 * width * _CANDIDATES)))
+        step = int(parse_memory(self._max_memory) // (32 * (width * _CANDIDATES + len(self.phrases))))
+        step = min(max(1, step), 256)
         told: list[tuple[int, int, str, float, str]] = []
         for a in range(0, len(rows), step):
             told += self._block(rows[a : a + step], target[rows[a : a + step]], int(top))
@@ -209,19 +210,18 @@ class KeywordDecoder:
         n = min(self.n_images, len(self.ids))
         nearest = self._index.search(target, n, max_memory=self._max_memory)[1]
         candidate, there = self._candidates(target, nearest, n)
+        vectors, used = self._directions[candidate], ~there
+        ranked = [self._greedy(target, vectors, self._heads[candidate], used) for _ in range(top)]
         found: list[Any] = []
-        used = ~there
-        for rank in range(1, top + 1):
-            chosen, score = self._greedy(target, candidate, used)
-            for v in range(len(rows)):
+        for v, row in enumerate(rows):
+            held = self._held[nearest[v]]
+            for rank, (chosen, score) in enumerate(ranked, 1):
                 picked = candidate[v][chosen[v]]
-                if not len(picked):
-                    continue
-                holding = np.asarray(self._held[nearest[v]][:, picked].sum(axis=1)).ravel() > 0
-                ids = ";".join(self.ids[nearest[v][holding][:8]])
-                text = _sentence([self.phrases[p] for p in picked])
-                found.append((rows[v], rank, text, float(score[v]), ids))
-        return sorted(found, key=lambda c: c[:2])
+                if len(picked):
+                    holding = self.ids[nearest[v][np.unique(held[:, picked].nonzero()[0])][:8]]
+                    text = _sentence([self.phrases[p] for p in picked])
+                    found.append((row, rank, text, float(score[v]), ";".join(holding)))
+        return found
 
     def _candidates(self, target: np.ndarray, nearest: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Informative phrases (voxel, candidate), nearest first, and which places are taken."""
@@ -229,7 +229,8 @@ class KeywordDecoder:
         picks = sparse.csr_matrix((np.ones(of.size), (of, nearest.ravel())), shape=(len(target), len(self.ids)))
         counts = (picks @ self._held).tocoo()
         voxel, phrase = counts.row, counts.col
-        likeness = np.einsum("pd,pd->p", target[voxel], self._directions[phrase])
+        # Rounded: what is equal but for the order of sums stays in the order of the phrases.
+        likeness = np.round(target @ self._directions.T, 9)[voxel, phrase]
         noun = self._heads[phrase]
         with_noun = np.asarray((picks @ self._nouns).tocsr()[voxel, noun]).ravel()
         passed = special.bdtrc(counts.data - 1, n, self._base[phrase]) <= self.alpha
@@ -244,34 +245,45 @@ class KeywordDecoder:
         return found, there
 
     def _greedy(
-        self, target: np.ndarray, candidate: np.ndarray, used: np.ndarray
+        self, target: np.ndarray, vectors: np.ndarray, heads: np.ndarray, used: np.ndarray
     ) -> tuple[list[list[int]], np.ndarray]:
         """Places of each voxel's keywords among its candidates, and the cosine of its direction and their span.
 
         Marks them in ``used``.
         """
-        vectors, heads, left = self._directions[candidate], self._heads[candidate], target.copy()
-        said, every = used.copy(), np.arange(len(target))
+        every = np.arange(len(target))
+        said, left = used.copy(), target.copy()
+        # Of each candidate: its product with what is left of the direction, and how much of it no keyword has said.
+        along, fresh = _products(vectors, left), (vectors**2).sum(axis=2)
         chosen: list[list[int]] = [[] for _ in target]
+        basis: list[np.ndarray] = []
         cosine, going = np.zeros(len(target)), np.ones(len(target), dtype=bool)
         for number in range(self.keywords):
-            along = np.where(said, -np.inf, np.einsum("vcd,vd->vc", vectors, left))
-            best = along.argmax(axis=1)
-            step = along[every, best]
+            gain = np.where(said | (fresh < 1e-6), -np.inf, along / np.sqrt(np.maximum(fresh, 1e-6)))
+            best = np.round(gain, 9).argmax(axis=1)
+            step = gain[every, best]
             reached = np.sqrt(cosine**2 + np.maximum(step, 0) ** 2)
             going &= (step > 0) & (reached >= cosine + self.novelty) if number else step > -np.inf
             if not going.any():
                 break
-            new = np.where(going[:, None], vectors[every, best], 0)
             for v in np.flatnonzero(going):
                 chosen[v].append(int(best[v]))
             used[every[going], best[going]] = True
             said |= going[:, None] & (heads == heads[every, best][:, None])
             cosine = np.where(going, reached, cosine)
-            # What the chosen phrases say is taken out of the direction and of the phrases that are left.
-            left -= np.einsum("vd,vd->v", left, new)[:, None] * new
-            vectors = unit_rows(vectors - np.einsum("vcd,vd->vc", vectors, new)[:, :, None] * new[:, None])
+            new = vectors[every, best]
+            for one in basis:
+                new = new - (new * one).sum(axis=1)[:, None] * one
+            new = np.where(going[:, None], unit_rows(new), 0)
+            basis.append(new)
+            part, shared = (left * new).sum(axis=1)[:, None], _products(vectors, new)
+            along, fresh, left = along - part * shared, fresh - shared**2, left - part * new
         return chosen, cosine
+
+
+def _products(vectors: np.ndarray, one: np.ndarray) -> np.ndarray:
+    """Inner products (voxel, candidate) of candidates' vectors with one vector a voxel, voxel by voxel."""
+    return np.matmul(vectors, one[:, :, None])[:, :, 0]
 
 
 def _sentence(words: list[str]) -> str:
