@@ -1,13 +1,15 @@
 from ._page import Block as Block, Page as Page, Section as Section
+from ._print import print_report as print_report
 from ._regions import frequent_words as frequent_words, roi_summary as roi_summary
 from ._reports import (
     study_page as study_page,
     write_caption_report as write_caption_report,
     write_report as write_report,
 )
-from ._style import figure_svg as figure_svg
+from ._style import figure_pdf as figure_pdf, figure_svg as figure_svg
 from .brain._slices import plot_mosaic as plot_mosaic
 from .brain._surface import plot_surface as plot_surface
+from .explorer._figure import plot_region as plot_region, write_region_figure as write_region_figure
 from .explorer._sections import explorer_sections as explorer_sections
 from .export._bids import export_bids as export_bids
 from .sections._accuracy import accuracy_sections as accuracy_sections, plot_accuracy as plot_accuracy

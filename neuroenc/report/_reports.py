@@ -196,6 +196,7 @@ def write_caption_report(
     *,
     stimuli: Stimuli | None = None,
     images: Mapping[str, Any] | Callable[[str], Any] | None = None,
+    figures: bool = False,
     progress: bool = True,
 ) -> Path:
     """Write the report of voxel captions: an explorer, pages of regions and subjects, and every table and map.
@@ -211,6 +212,8 @@ def write_caption_report(
         Images, captions, source and licence of the evidence.
     images : mapping of stimulus id to path, array or PIL image, or callable, optional
         Images that are not in ``stimuli``; a callable gets the id and may return None.
+    figures : bool
+        Figures of regions for print, as in `explorer_sections`.
     progress : bool
 
     Returns
@@ -237,7 +240,7 @@ def write_caption_report(
     ('index.html', ['assets', 'rois', 'subjects'])
     """
     require("matplotlib", "brain")
-    sections = explorer_sections(study, stimuli=stimuli, images=images, progress=progress)
+    sections = explorer_sections(study, stimuli=stimuli, images=images, figures=figures, progress=progress)
     origin = json.dumps(dict(study.provenance), default=str) if study.provenance else None
     about: dict[str, Any] = {"settings": dict(study.settings), "notes": study.caveats, "provenance": origin}
     return Page(study.title, kicker="Voxel captions", **about).add(*sections).write(folder)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import tomllib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -143,9 +144,21 @@ def figure_svg(figure: Any) -> bytes:
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
-    with rc_context(style()):
+    with rc_context(style()), warnings.catch_warnings():
+        # A letter that the fonts here lack is the reader's font's to draw.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue().decode().replace("'DejaVu Sans'", _FONTS).encode()
+
+
+def figure_pdf(figure: Any) -> bytes:
+    """PDF of a figure, its fonts embedded and its text kept as text."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context({**style(), "pdf.fonttype": 42}):
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return buffer.getvalue()
 
 
 def hex_colours(n: int) -> list[str]:

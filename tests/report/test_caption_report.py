@@ -23,7 +23,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import output_folder
 from neuroenc.captions import CaptionStudy
 from neuroenc.data import Stimuli
-from neuroenc.report import write_caption_report
+from neuroenc.report import figure_svg, plot_region, write_caption_report, write_region_figure
 from neuroenc.report._page import _put
 from neuroenc.report.explorer._cards import Pictures, segments
 from neuroenc.report.explorer._data import label_of_voxels, utf16, voxel_table
@@ -430,3 +430,41 @@ def test_a_study_without_captions_still_reports(tmp_path):
     assert "6 of 6 voxels were held back" in " ".join(page.read_text().split())
     with pytest.raises(DataError, match="a CaptionStudy is needed"):
         write_caption_report({}, tmp_path)
+
+
+def test_the_figure_of_a_region_is_made_for_print(tmp_path):
+    study = studies.made_up(60, "volume")
+    ids = study.evidence.stimulus.unique()
+    images = {s: np.full((30, 20, 3), 7 * k % 255, np.uint8) for k, s in enumerate(ids)}
+    study.save(tmp_path / "study")
+    only = dataclasses.replace(
+        study, scores=study.scores.assign_coords(roi=("voxel", np.where(study.scores.roi == "FFA", "FFA", "")))
+    )
+    write_caption_report(only, tmp_path / "report", images=images, figures=True, progress=False)
+    page = (tmp_path / "report" / "rois" / "FFA.html").read_text(encoding="utf-8")
+    assert '<img class="printed" src="../figures/FFA.svg"' in page
+    svg = (tmp_path / "report" / "figures" / "FFA.svg").read_text(encoding="utf-8")
+    hostile = figure_svg(plot_region(studies.made_up(24, evil=True), "FFA", width="single"))
+    assert b"<script" not in hostile
+    assert b"&lt;script&gt;" in hostile
+    assert re.search(r'width="518\.7\d+pt"', svg)  # 183 mm
+    inside = study.scores.voxel.values[only.scores.roi.values == "FFA"]
+    own = study.captions[(study.captions["rank"] == 1) & study.captions.voxel.isin(inside)]
+    told = study.phrases[study.phrases.voxel.isin(own.voxel)]
+    text = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    counts = {word: sum(word in caption.split() for caption in own.caption) for word in studies.NOUNS}
+    assert max(counts, key=counts.get) in text
+    for verdict in ("supported", "unsupported"):
+        assert verdict in text
+        share = (told.verdict == verdict).mean()
+        assert f"{100 * share:.0f} %" in text
+    assert f"d  Phrases, checked (n = {len(told)})" in [t.replace("\xa0", " ") for t in text]
+    # The same from the folder of a run, for one column, with the thumbnails of its report.
+    made = write_region_figure(tmp_path, "FFA", tmp_path / "ffa.svg", width="single").read_text(encoding="utf-8")
+    assert re.search(r'width="252\.28\d*pt"', made)  # 89 mm
+    assert made.count("<image") >= 8
+    assert write_region_figure(tmp_path, "FFA", tmp_path / "ffa.pdf").read_bytes().startswith(b"%PDF-")
+    with pytest.raises(ConfigError, match="FFA"):
+        write_region_figure(tmp_path, "FFa", tmp_path / "x.svg")
+    with pytest.raises(ConfigError, match=r"\.svg"):
+        write_region_figure(tmp_path, "FFA", tmp_path / "x.tiff")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from PIL import Image
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import CaptionStudy
@@ -83,6 +85,16 @@ class Pictures:
         if stimulus not in self._done:
             self._done[stimulus] = self._make(stimulus)
         return self._done[stimulus]
+
+    def picture(self, stimulus: str) -> Any:
+        """The thumbnail as a PIL image, None where there is none to show."""
+        src = self.src(stimulus)
+        return None if src is None else Image.open(io.BytesIO(self.files[src]))
+
+    def table(self) -> pd.DataFrame:
+        """Which file shows which stimulus: ``stimulus, file``."""
+        made = [(stimulus, src) for stimulus, src in self._done.items() if src]
+        return pd.DataFrame(made, columns=["stimulus", "file"])
 
     def describe(self, stimulus: str) -> dict[str, Any]:
         """``src`` and ``caption``, as far as known."""

@@ -266,8 +266,9 @@ def group_page(
     name: str,
     kind: str,
     summary: pd.DataFrame | None = None,
+    figure: str | None = None,
 ) -> Page:
-    """Page of a region (``kind="roi"``) or of a subject (``kind="subject"``)."""
+    """Page of a region (``kind="roi"``) or of a subject (``kind="subject"``); ``figure`` is the path of its figure."""
     members = set(voxels.frame["voxel"].iloc[rows])
     region = name if kind == "roi" else None
     frame = voxels.frame.iloc[rows]
@@ -284,6 +285,10 @@ def group_page(
         page.add(Section("regions", "Regions", blocks=[Block(table=summary)]))
     if region is not None:
         page.add(_structure(study, voxels, rows, name))
+    if figure is not None:
+        lead = "Made for print, 183 mm wide, with its text as text."
+        shown: dict[str, Any] = {"template": "figure.html.j2", "context": {"file": figure, "name": name}}
+        page.add(Section("figure", "Figure", lead, **shown))
     if columns:
         lift = "; × is how many times more often than over all voxels" if region is not None else ""
         lead = f"Share of captions with the word{lift}."

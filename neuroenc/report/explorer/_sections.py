@@ -22,7 +22,7 @@ from neuroenc.captions import CaptionStudy
 from neuroenc.data import Stimuli
 from neuroenc.report._page import Block, Section
 from neuroenc.report._regions import NO_ROI, memberships
-from neuroenc.report._style import EXPLORER, hex_colours
+from neuroenc.report._style import EXPLORER, figure_svg, hex_colours
 from neuroenc.report.brain._canvas import layouts
 from neuroenc.report.explorer import _groups as group_pages
 from neuroenc.report.explorer._cards import Pictures, best_rows
@@ -35,9 +35,11 @@ from neuroenc.report.explorer._data import (
     vector_data,
     voxel_table,
 )
+from neuroenc.report.explorer._figure import RegionFigures
 from neuroenc.report.export import _files as export_files
 
 CHUNK = 400  # voxels whose evidence and phrases lie in one file
+LEAST_VOXELS = 10  # captioned voxels of a region that has a figure
 BUDGET = 24_000_000  # characters of thumbnails
 _TABLES = [name for name in COLUMNS if name != "captions"]
 Subjects = Mapping[str, tuple[str, np.ndarray]]
@@ -49,6 +51,7 @@ def explorer_sections(
     stimuli: Stimuli | None = None,
     images: Mapping[str, Any] | Callable[[str], Any] | None = None,
     written: xr.Dataset | None = None,
+    figures: bool = False,
     progress: bool = False,
 ) -> list[Section]:
     """Sections on the captions of voxels.
@@ -68,6 +71,8 @@ def explorer_sections(
         Images that are not in ``stimuli``; a callable gets the id and may return None.
     written : Dataset, optional
         Scores whose ``scores.nc`` and maps another section of the page writes: they are not written again.
+    figures : bool
+        Draw a figure for print (`plot_region`) of every region that has 10 captioned voxels, into ``figures/``.
     progress : bool
 
     Returns
@@ -98,13 +103,22 @@ def explorer_sections(
     everything = np.arange(len(voxels.frame))
     with progress_bar(desc="caption report", total=len(subjects) * 2 + len(regions) + 1, show=progress) as bar:
         _choose(study, voxels, [everything, *regions.values()], shown)
-        meta, beside, remarks = _assets(study, voxels, subjects, shown, bar)
+        maps = {name: layouts(study.scores.isel(voxel=rows)) for name, (_, rows) in subjects.items()}
+        drawn = None
+        if figures:
+            drawn = RegionFigures(study, voxels, shown, {n: [dict(m) for m in found] for n, (found, _) in maps.items()})
+        meta, beside, remarks = _assets(study, voxels, subjects, shown, maps, bar)
         meta |= {"pages": paths, "regions": [n for n in regions if n != NO_ROI], "licence": shown.licence}
         meta["regionColours"] = hex_colours(len(meta["regions"]))
         summary = group_pages.group_summary(study, voxels)
         pages = {}
         for name, rows in regions.items():
-            pages[paths[name]] = group_pages.group_page(study, voxels, rows, shown, name=name, kind="roi")
+            figure = None
+            if drawn is not None and voxels.frame["captioned"].to_numpy()[rows].sum() >= LEAST_VOXELS:
+                figure = f"figures/{Path(paths[name]).stem}.svg"
+                beside[figure] = figure_svg(drawn.draw(name))
+            page = group_pages.group_page(study, voxels, rows, shown, name=name, kind="roi", figure=figure)
+            pages[paths[name]] = page
             bar.update(1)
         for name, (slug, rows) in subjects.items():
             own = summary if len(subjects) == 1 else group_pages.group_summary(*_only(study, voxels, rows))
@@ -122,7 +136,7 @@ def explorer_sections(
     look: dict[str, Any] = {"template": "explorer.html.j2", "context": context, "style": "explore", **told}
     look |= {"scripts": ["explorer_map.js", "explorer_search.js", "explorer.js"], "beside": beside | shown.files}
     look |= {"files": _names(study, subjects), "data": {"meta": meta}, "pages": pages}
-    look["export"] = lambda folder: _export(study, voxels, subjects, folder, written)
+    look["export"] = lambda folder: _export(study, voxels, subjects, shown, folder, written)
     explore = Section("explore", "Explore voxels", nav="Explore", **look)
     quality = [Block(table=frame.head(60), heading=name) for name, frame in study.verdicts().items() if len(frame)]
     lead = (
@@ -192,7 +206,7 @@ def _numbers(voxels: VoxelTable) -> list[dict[str, Any]]:
 
 
 def _assets(
-    study: CaptionStudy, voxels: VoxelTable, subjects: Subjects, shown: Pictures, bar: Any
+    study: CaptionStudy, voxels: VoxelTable, subjects: Subjects, shown: Pictures, found: Mapping[str, Any], bar: Any
 ) -> tuple[dict[str, Any], dict[str, str | bytes], list[str]]:
     """What the explorer must know, the files that it reads, and remarks."""
     beside: dict[str, str | bytes] = {}
@@ -206,7 +220,7 @@ def _assets(
 
     listed = []
     for name, (_, rows) in subjects.items():
-        maps, said = layouts(study.scores.isel(voxel=rows))
+        maps, said = found[name]
         remarks += said
         for one in maps:
             if one["background"] is not None:
@@ -242,7 +256,7 @@ def _names(study: CaptionStudy, subjects: Subjects) -> list[str]:
     """Files that `_export` writes."""
     listed = ["captions.csv", "captions.json", *(["captions.parquet"] if find_spec("pyarrow") else [])]
     listed += [f"{name}.csv" for name in _TABLES if getattr(study, name) is not None]
-    listed += ["scores.nc", "methods.txt", "settings.json", "provenance.json"]
+    listed += ["thumbnails.csv", "scores.nc", "methods.txt", "settings.json", "provenance.json"]
     before = "" if len(subjects) == 1 else "subjects/*/"
     for _, rows in subjects.values():
         found = export_files.map_files(study.scores.isel(voxel=rows))
@@ -252,7 +266,12 @@ def _names(study: CaptionStudy, subjects: Subjects) -> list[str]:
 
 
 def _export(
-    study: CaptionStudy, voxels: VoxelTable, subjects: Subjects, folder: Path, written: xr.Dataset | None
+    study: CaptionStudy,
+    voxels: VoxelTable,
+    subjects: Subjects,
+    shown: Pictures,
+    folder: Path,
+    written: xr.Dataset | None,
 ) -> None:
     """Every table and map. With one subject, maps stand in ``maps/``; with several, in ``subjects/SUBJECT/maps/``,
     because they share places."""
@@ -270,6 +289,7 @@ def _export(
     for name in _TABLES:
         if getattr(study, name) is not None:
             write_table(getattr(study, name), folder / f"{name}.csv")
+    write_table(shown.table(), folder / "thumbnails.csv")
     if written is None:
         export_files.write_scores(folder, study.scores)
     write_text(folder / "methods.txt", study.methods())

@@ -23,9 +23,12 @@ class ReportConfig(Table):
     ----------
     without
         Sections that are left out.
+    figures
+        Figures for print of regions with 10 captioned voxels, under report/figures.
     """
 
     without: list[Literal["maps", "captions", "comparison"]] = []
+    figures: bool = True
 
 
 class ComputeConfig(Table):

@@ -252,7 +252,7 @@ def write_study(study: Study) -> Path:
         elif len(made) > 1:  # a page needs a part
             made.pop(name, None)
     if "captions" in made:
-        made["captions"]["stimuli"] = _bank_stimuli(study)
+        made["captions"] |= {"stimuli": _bank_stimuli(study), "figures": study.config.report.figures}
     settings = plain_settings(study)
     origin: dict[str, Any] = {"run": settings, "seed": study.config.seed}
     if study.has("subjects"):
