@@ -6,6 +6,7 @@ import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import atomic_path
@@ -81,7 +82,12 @@ def print_report(
             if sheet.locator("#meta").count():
                 sheet.wait_for_selector("html[data-ready]", state="attached", timeout=60_000)
             sheet.wait_for_load_state("load")
-            look = {"prefer_css_page_size": True, "print_background": True, "outline": True, "tagged": True}
+            look: dict[str, Any] = {
+                "prefer_css_page_size": True,
+                "print_background": True,
+                "outline": True,
+                "tagged": True,
+            }
             content = sheet.pdf(**look, display_header_footer=True, header_template="<i></i>", footer_template=_FOOT)
         finally:
             browser.close()

@@ -242,8 +242,8 @@ def structurize(
         voxels = tuple(dict.fromkeys(captions["voxel"].to_numpy()[rows].tolist()))
         title = ", ".join(named) or texts[typical[0]]
         share, checked = len(rows) / len(captions), (int(n_phrases[rows].sum()), int(n_supported[rows].sum()))
-        interval = map(float, share_interval(len(voxels), n_voxels))
-        aspects.append(Aspect(title, named, share, voxels, shown, *interval, *checked))
+        low, high = map(float, share_interval(len(voxels), n_voxels))
+        aspects.append(Aspect(title, named, share, voxels, shown, low, high, *checked))
     return StructuredCaptions(_scope(captions, aspects), tuple(aspects), len(captions), n_voxels)
 
 

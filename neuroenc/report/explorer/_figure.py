@@ -254,7 +254,7 @@ class RegionFigures:
         axes.legend(fontsize=_SMALL, frameon=False, loc="lower right", handletextpad=0.2, borderaxespad=0.1)
         self._head(axes, "Words of the best captions")
 
-    def _evidence(self, sheet: _Sheet, rows: Sequence[int], left: float, top: float, wide: float) -> None:
+    def _evidence(self, sheet: _Sheet, rows: np.ndarray, left: float, top: float, wide: float) -> None:
         if not len(rows):
             return
         sheet.write(
