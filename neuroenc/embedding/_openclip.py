@@ -14,7 +14,8 @@ from weakref import WeakValueDictionary
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import read_json, sha256_file
-from neuroenc.embedding._packages import from_hub, prepare, quiet
+from neuroenc._core.hub import from_hub, quiet
+from neuroenc.embedding._packages import prepare
 from neuroenc.embedding._registry import Described, LayeredModel, Output, fitting, list_backbones, making
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"

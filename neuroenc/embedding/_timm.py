@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.hub import from_hub
 from neuroenc._core.optional import require
 from neuroenc.embedding._openclip import check_preprocessing
-from neuroenc.embedding._packages import from_hub, prepare
+from neuroenc.embedding._packages import prepare
 from neuroenc.embedding._registry import Described, LayeredModel, Output, fitting
 
 #: What a model's name begins with.

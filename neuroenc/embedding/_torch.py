@@ -21,9 +21,10 @@ from typing import Any
 
 from neuroenc._core.checkpoints import read_checkpoint
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.hub import from_hub, quiet
 from neuroenc._core.optional import require
 from neuroenc.embedding._openclip import check_preprocessing, image_transform
-from neuroenc.embedding._packages import from_hub, prepare, quiet
+from neuroenc.embedding._packages import prepare
 from neuroenc.embedding._registry import Described, Output, fitting, is_module
 
 TORCHVISION = "torchvision:"

@@ -35,7 +35,8 @@ from neuroenc.study.stages.load import check_array, feature_rows, image_embedder
 def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLike[str] | None = None) -> None:
     """Refuse what a command could not use, before anything is computed.
 
-    Files are looked at (tables, shapes, pictures of every stimulus), not read; models are described, not loaded.
+    Files are looked at (tables, shapes, pictures of every stimulus), not read; models are described, not loaded, but
+    for a captioner that another project wrote.
 
     Parameters
     ----------
@@ -270,7 +271,7 @@ def _check_captions(captions: CaptionsConfig, config: StudyConfig) -> None:
             as_bank(bank)
     _check_set("captions.decoder.caption_bank", decoder.caption_bank, ("bank", "stimuli", "unseen"))
     if decoder.writes:
-        _check_captioner("captions.decoder.captioner", decoder.captioner)
+        _check_captioner("captions.decoder.captioner", decoder.captioner, decoder.tokenizer)
     _check_regions(captions, config.data)
     with _named("captions.space.model"):
         if space.stimuli == "image":
@@ -278,13 +279,22 @@ def _check_captions(captions: CaptionsConfig, config: StudyConfig) -> None:
         TextEmbedder(space.model, space.pretrained or None)
 
 
-def _check_captioner(where: str, name: str) -> None:
+def _check_captioner(where: str, name: str, tokenizer: str = "") -> None:
     shipped = ("world", "photo")
-    if name in shipped:
+    if os.path.isfile(name):
+        from neuroenc.captions import load_captioner
+
+        # What a foreign file holds, and whether its tokenizer is on this machine, is known once it is read.
+        with _named(where):
+            load_captioner(name, tokenizer=tokenizer or None, device="cpu")
         return
-    if not os.path.isdir(name):
-        raise ConfigError(unknown_name(f"value of {where}:", name, (*shipped, "a folder of PrefixDecoder.save")))
-    check_readable_file(Path(name) / "decoder.json", "captioner")
+    if not (name in shipped or os.path.isdir(name)):
+        legal = (*shipped, "a folder of PrefixDecoder.save", "a file in ClipCap's layout")
+        raise ConfigError(unknown_name(f"value of {where}:", name, legal))
+    if tokenizer:
+        raise ConfigError(f"captions.decoder.tokenizer belongs to a file in ClipCap's layout, and {where} is {name!r}.")
+    if name not in shipped:
+        check_readable_file(Path(name) / "decoder.json", "captioner")
 
 
 def _check_regions(captions: CaptionsConfig, source: DataConfig) -> None:

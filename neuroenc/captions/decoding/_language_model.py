@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
-from neuroenc._core.checks import one_of
+from neuroenc._core.errors import ConfigError, unknown_name
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.embedding import TextEmbedder, prepare
 
@@ -108,8 +110,10 @@ _SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def load_captioner(name: str = "photo", *, device: str = "auto", **options: Any) -> PrefixDecoder:
-    """Load a captioner that ships with the package.
+def load_captioner(
+    name: str | os.PathLike[str] = "photo", *, tokenizer: Any = None, device: str = "auto", **options: Any
+) -> PrefixDecoder:
+    """Load a captioner: one that ships with the package, a saved one, or a checkpoint in ClipCap's layout.
 
     ``"photo"``
         Embeddings of ``ImageEmbedder("conse")``, captions as people wrote them of COCO photographs. **It inherits
@@ -124,7 +128,11 @@ def load_captioner(name: str = "photo", *, device: str = "auto", **options: Any)
 
     Parameters
     ----------
-    name : {"photo", "world"}
+    name : {"photo", "world"} or path
+        A folder is read by :meth:`PrefixDecoder.load`, a file by :meth:`PrefixDecoder.load_clipcap`; their
+        ``embed_text`` is yours to give, of the space that they were trained for.
+    tokenizer : tokenizer, path or name, optional
+        Of a file; default GPT-2's.
     device : str
     **options
         As in :meth:`PrefixDecoder.with_options`. ``"photo"`` puts ten beams in order by what they say of the embedding
@@ -133,14 +141,16 @@ def load_captioner(name: str = "photo", *, device: str = "auto", **options: Any)
     Returns
     -------
     PrefixDecoder
-        With ``embed_text`` (its model is loaded when first used) and ``text_direction``, so that its captions have
-        a ``predicted`` response. ``generate`` needs ``mean``, the mean direction of your images, where they are not
-        alike those of training; ``decode`` takes it from the projection.
+        One that ships comes with ``embed_text`` (its model is loaded when first used) and ``text_direction``, so that
+        its captions have a ``predicted`` response. ``generate`` needs ``mean``, the mean direction of your images,
+        where they are not alike those of training; ``decode`` takes it from the projection.
 
     Raises
     ------
     ConfigError
-        Unknown name.
+        Unknown name, or a tokenizer for what has its own.
+    DataError
+        A folder or file that cannot be read.
 
     References
     ----------
@@ -151,7 +161,16 @@ def load_captioner(name: str = "photo", *, device: str = "auto", **options: Any)
     >>> load_captioner("world", device="cpu").embedding_dim
     128
     """
-    one_of("captioner", name, _SHIPPED)
+    path = Path(name)
+    if path.is_file():
+        return PrefixDecoder.load_clipcap(path, tokenizer, device=device, **options)
+    if tokenizer is not None:
+        raise ConfigError(f"captioner {str(name)!r} has its tokenizer. Next step: leave tokenizer out.")
+    if path.is_dir():
+        return PrefixDecoder.load(path, device=device, **options)
+    if name not in _SHIPPED:
+        raise ConfigError(unknown_name("captioner", name, _SHIPPED, "A folder or a file is legal too."))
+    name = str(name)
     with as_file(files("neuroenc.captions.decoding") / "weights" / name) as folder:
         decoder = PrefixDecoder.load(folder, device=device)
     model, own = _SHIPPED[name]

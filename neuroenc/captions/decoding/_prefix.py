@@ -21,6 +21,7 @@ from neuroenc._core.checkpoints import read_checkpoint
 from neuroenc._core.checks import at_least, check_whole, one_of
 from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.hub import from_hub
 from neuroenc._core.progress import progress
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
@@ -71,6 +72,26 @@ def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
         if mine[name].shape != value.shape:
             raise DataError(f"{what}: {name} has shape {tuple(value.shape)}, expected {tuple(mine[name].shape)}.")
     module.load_state_dict(state, strict=False)
+
+
+def read_tokenizer(name: str | os.PathLike[str]) -> Any:
+    """A tokenizer of transformers by its folder, or by its name in the local cache or the hub.
+
+    Raises
+    ------
+    DataError
+        A folder without one, or a name that neither knows.
+    """
+    prepare()
+    from transformers import AutoTokenizer
+
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise DataError(f"no folder {name} of a tokenizer. Next step: check the path.")
+    if not Path(name).is_dir():
+        step = "copy the folder of its tokenizer.json to this machine, and give that as the tokenizer"
+        return from_hub(lambda: AutoTokenizer.from_pretrained(os.fspath(name)), f"the tokenizer {str(name)!r}", step)
+    with reading(name, "tokenizer"):
+        return AutoTokenizer.from_pretrained(os.fspath(name), local_files_only=True)
 
 
 class PrefixDecoder:
@@ -286,7 +307,7 @@ class PrefixDecoder:
         ----------
         embeddings : array (n, embedding_dim)
         top : int
-            Captions an embedding, at most; equal texts count once.
+            Captions an embedding, at most; equal texts count once, and empty ones not at all.
         mean : array (embedding_dim,), optional
             As in :meth:`inputs`.
         items : sequence of int (n,), optional
@@ -318,7 +339,8 @@ class PrefixDecoder:
             step = CausalStep(self.lm, self.prefixes(x[a : a + self.batch_size]), cache=self.search.cache)
             only = numbered(self.constraint, part.to(self.device))
             found = search.run(step, top, self.stop, part.tolist(), only, weights)
-            written = [generated(found, item, self.text) for item in range(len(part))]
+            # What holds special tokens alone is no caption.
+            written = [[c for c in generated(found, item, self.text) if c.text] for item in range(len(part))]
             if self.rerank and self.embed_text is not None:
                 direction = self.text_direction if self.centre else None
                 written = rerank(written, x[a : a + self.batch_size], self.rerank, self.embed_text, direction)
@@ -493,7 +515,7 @@ class PrefixDecoder:
         path : path
             Read with ``weights_only=True``: a state dict, nothing that runs.
         tokenizer : tokenizer, path or name, optional
-            Default ``"gpt2"``, from the local cache or the hub.
+            Default ``"gpt2"``, from the local cache or the hub; a folder is never looked for there.
         heads : int, optional
             Of GPT-2; default one for each 64 of its width.
         mapping_heads : int
@@ -515,7 +537,7 @@ class PrefixDecoder:
             Tensors that are missing, not known, or of other shapes.
         """
         prepare()
-        from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+        from transformers import GPT2Config, GPT2LMHeadModel
 
         state = read_checkpoint(path, "ClipCap checkpoint")
         if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -536,6 +558,9 @@ class PrefixDecoder:
             n_layer=blocks,
             n_head=heads or max(1, width // 64),
             n_positions=len(gpt["transformer.wpe.weight"]),
+            # Those of the published tokenizer may lie outside of a smaller vocabulary.
+            bos_token_id=None,
+            eos_token_id=None,
             # The same function as GPT-2's own "gelu_new", in one kernel.
             activation_function="gelu_pytorch_tanh",
         )
@@ -560,7 +585,7 @@ class PrefixDecoder:
         lm = GPT2LMHeadModel(config)
         _fill(lm, gpt, f"gpt.* of {path}")
         if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-            tokenizer = AutoTokenizer.from_pretrained("gpt2" if tokenizer is None else os.fspath(tokenizer))
+            tokenizer = read_tokenizer(tokenizer or "gpt2")
         shape: dict[str, Any] = {"mapping": kind, "prefix_length": length, "mapping_settings": settings}
         decoder = cls(lm, tokenizer, dim, **shape, device=device)
         _fill(decoder.mapping, project, f"clip_project.* of {path}")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from neuroenc._core.errors import ConfigError, unknown_name
-from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, FolderOrName, PathMark, Share, Table
+from neuroenc.study.config.table import MOST, Count, CountOrZero, Device, File, FolderOrName, PathMark, Share, Table
 
 
 class SpaceConfig(Table):
@@ -18,13 +18,13 @@ class SpaceConfig(Table):
     model
         A joint image-text space ("world", "conse", or a CLIP of open_clip), or a text space ("minilm").
     pretrained
-        Weights of an open_clip model, such as "openai".
+        Weights of an open_clip model, such as "openai", or their file.
     stimuli
         What of each stimulus is embedded; "captions" for a text space.
     """
 
     model: str
-    pretrained: str = ""
+    pretrained: FolderOrName = ""
     stimuli: Literal["image", "captions"] = "image"
 
 
@@ -133,7 +133,11 @@ class DecoderConfig(Table):
         caption bank. "retrieval": the nearest captions of the caption bank. "keywords": phrases of the caption bank
         that are informative for the voxel.
     captioner
-        Of "prefix" and "corpus": "world", "photo", or a folder that `neuroenc.captions.PrefixDecoder.save` wrote.
+        Of "prefix" and "corpus": "world", "photo", a folder that `neuroenc.captions.PrefixDecoder.save` wrote, or a
+        file in ClipCap's layout, such as the published ``coco_weights.pt``.
+    tokenizer
+        Of a file in ClipCap's layout: the folder of its tokenizer; GPT-2's, from the local cache or the hub, where left
+        out.
     caption_bank
         Texts of all kinds but "prefix": "bank" (captions of the bank's images), "stimuli" (those of the training
         rows), or a data set with captions.
@@ -174,6 +178,7 @@ class DecoderConfig(Table):
 
     kind: Literal["prefix", "corpus", "retrieval", "keywords"] = "prefix"
     captioner: FolderOrName = ""
+    tokenizer: File = ""
     caption_bank: str = "bank"
     captions_per_stimulus: Count = 2
     top: Count = 3
@@ -400,8 +405,8 @@ class CaptionsConfig(Table):
     def _parts_fit(self) -> Self:
         if self.decoder.writes and not self.decoder.captioner:
             raise ConfigError(
-                f'decoder.kind = "{self.decoder.kind}" needs decoder.captioner = "world", "photo" or a folder that '
-                "PrefixDecoder.save wrote."
+                f'decoder.kind = "{self.decoder.kind}" needs decoder.captioner = "world", "photo", a folder that '
+                "PrefixDecoder.save wrote, or a file in ClipCap's layout."
             )
         if self.space.stimuli == "captions" and self.bank.source == "stimuli":
             raise ConfigError('space.stimuli = "captions" needs bank.source = "captions" or a data set.')

@@ -57,7 +57,8 @@ def _retrieved(study: Study) -> dict[str, Any]:
             '[captions.decoder] caption_bank = "coco-captions-val2017".'
         )
     if name:
-        decoder = load_decoder(name, config.space.model, texts.vectors.shape[1])
+        tokenizer = "" if settings.retriever else config.decoder.tokenizer
+        decoder = load_decoder(name, config.space.model, texts.vectors.shape[1], tokenizer)
         projection = study.readings.fitted
     kept = found.captions[found.captions["voxel"].isin(_best_of_regions(found, settings.voxels_per_region))]
     inputs = [study.contents, study.readings.key, kept, settings.model_copy(update={"retriever": ""})]

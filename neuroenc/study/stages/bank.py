@@ -186,15 +186,15 @@ def _only_lower(tokenizer: Any) -> bool:
     return not any(len(t) > 1 and t.isascii() and t != t.lower() for t in tokens)
 
 
-def load_decoder(name: str, space: str, width: int) -> Any:
-    """A prefix decoder by its folder, or by the name of a captioner, that reads embeddings of a space."""
-    from neuroenc.captions import PrefixDecoder, load_captioner
+def load_decoder(name: str, space: str, width: int, tokenizer: str = "") -> Any:
+    """A captioner, as `load_captioner` takes it, that reads embeddings of a space."""
+    from neuroenc.captions import load_captioner
 
-    found = PrefixDecoder.load(name) if Path(name).is_dir() else load_captioner(name)
+    found = load_captioner(name, tokenizer=tokenizer or None)
     if found.embedding_dim != width:
         raise ConfigError(
             f'captioner "{name}" reads embeddings of {found.embedding_dim}; space "{space}" has {width}. Next step: '
-            'captioner = "world" with model = "world", "photo" with "conse".'
+            'captioner = "world" with model = "world", "photo" with "conse", ClipCap\'s with the CLIP of its training.'
         )
     return found
 
@@ -234,7 +234,7 @@ def make_decoder(
     from neuroenc.captions import CorpusConstraint
 
     width = texts.vectors.shape[1] if texts is not None else embed_text(["a"]).shape[1]
-    found = load_decoder(d.captioner, config.space.model, width)
+    found = load_decoder(d.captioner, config.space.model, width, d.tokenizer)
     # Settings of the search have the same names in the config.
     options = {k: getattr(d, k) for k in found.search.as_dict() if k in type(d).model_fields}
     options |= {"seed": seed, "embed_text": embed_text, "without": without or None}
@@ -280,10 +280,10 @@ class Contents:
 
 
 def captioner_content(name: str) -> str:
-    """Hash of a captioner's files: of a folder, or of one that comes with the package; "" for none."""
+    """Hash of a captioner's folder or file, or of one that comes with the package; "" for none."""
     if not name:
         return ""
-    if Path(name).is_dir():
+    if Path(name).exists():
         return hash_path(name)
     with as_file(files("neuroenc.captions.decoding") / "weights" / name) as folder:
         return hash_path(folder) if folder.is_dir() else ""
@@ -307,8 +307,9 @@ def contents_of(study: Study, captioner: Captioner, texts: Texts | None, embedde
         bank=content_key(bank_hash(captioner.bank), None if shown is None else [shown.ids, shown.captions]),
         writing=content_key(
             # Not where the captioner lies, but what it is.
-            d.model_copy(update={"captioner": ""}),
+            d.model_copy(update={"captioner": "", "tokenizer": ""}),
             captioner_content(d.captioner if d.writes else ""),
+            hash_path(d.tokenizer) if d.tokenizer else "",
             texts,
             config.space,
             embedder,

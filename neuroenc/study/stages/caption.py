@@ -332,7 +332,7 @@ def captioned_weights(study: CaptionStudy, fitted: Fitted) -> tuple[xr.DataArray
 
 @stage(
     "caption",
-    reads=("fitted", "gate", "captioner", "contents", "readings", "bank_name", "config"),
+    reads=("fitted", "gate", "captioner", "caption_space", "contents", "readings", "bank_name", "config"),
     writes=("captions",),
 )
 def caption(study: Study) -> dict[str, Any]:
@@ -347,22 +347,26 @@ def caption(study: Study) -> dict[str, Any]:
 def _caption(study: Study) -> CaptionStudy:
     whole, config, readings = study.config, study.table("captions"), study.readings
     fitted, gate = study.fitted, study.gate
-    e, h = whole.encoder, whole.evaluation
+    e, h, space = whole.encoder, whole.evaluation, config.space
+    weights = str(study.caption_space.attrs.get("weights", ""))
+    told = {"weights": weights} if space.pretrained or _is_random(weights) else {}
+    # What the gate did not ask says nothing of who passed it.
+    gated = {k: v for k, v in vars(config.gate).items() if v and (k != "q" or config.gate.kind == "q")}
     found = study.captioner.caption(
         (fitted.coef, fitted.intercept),
         fitted.scores,
         gate=gate,
         title=whole.title,
         settings={
-            "features": {"model": config.space.model, "stimuli": config.space.stimuli, "normalised": "unit norm"},
+            "features": {"model": space.model, **told, "stimuli": space.stimuli, "normalised": "unit norm"},
             "encoder": {"kind": e.kind, "cv": e.cv, "scoring": e.scoring}
             if config.encoder.kind == "ridge"
             else config.encoder.model_dump(exclude={"device"}),
             "held_out": {"scheme": h.scheme, "permutations": h.permutations},
-            "gate": {k: v for k, v in vars(config.gate).items() if v},
+            "gate": gated,
             "seed": whole.seed,
         },
-        caveats=[*whole.notes, *_caveats(config)],
+        caveats=[*whole.notes, *_caveats(config, weights)],
         projected=(readings.fitted, readings.evidence) if gate["captioned"].any() else None,
     )
     settings = dict(found.settings)
@@ -386,10 +390,15 @@ def _fold_captions(study: Study, found: CaptionStudy) -> pd.DataFrame:
     return table[(table["caption"] != "") & table["voxel"].isin(found.captions["voxel"])]
 
 
-def _caveats(config: CaptionsConfig) -> list[str]:
+def _is_random(weights: str) -> bool:
+    return weights.startswith("random")
+
+
+def _caveats(config: CaptionsConfig, weights: str) -> list[str]:
     told = {
         NOTES["captions"]["conse"]: config.space.model == "conse",
         NOTES["captions"]["retrieval"]: not config.decoder.writes,
         "Voxels are captioned whether or not they are predicted above chance.": config.gate.kind != "q",
+        "The embedding space has random weights: captions say nothing of what voxels prefer.": _is_random(weights),
     }
     return [note for note, holds in told.items() if holds]
