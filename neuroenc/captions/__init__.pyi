@@ -43,11 +43,13 @@ from .checks._intervention import (
     grounded_decode as grounded_decode,
 )
 from .checks._preference import (
+    GroundedTraining as GroundedTraining,
     PreferencePair as PreferencePair,
     PreferenceTraining as PreferenceTraining,
     caption_perplexity as caption_perplexity,
     cdpo_loss as cdpo_loss,
     preference_pairs as preference_pairs,
+    train_grounded as train_grounded,
     train_preferences as train_preferences,
 )
 from .checks._scoring import (

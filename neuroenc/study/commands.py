@@ -28,12 +28,13 @@ from neuroenc.study.stages.load import embed, load
 from neuroenc.study.stages.plan import candidates, choose
 from neuroenc.study.stages.report import closing_lines, summarise, write_study
 from neuroenc.study.stages.score import score
+from neuroenc.study.stages.teach import teach
 from neuroenc.study.study import HOOKS, PIPELINES, Stage, Study as Study
 
 #: Stages of ``neuroenc run``.
 RUN = (load, split, embed, fit, score, encode)
 #: Stages of ``neuroenc caption``.
-CAPTION = (load, split, space, weights, bank, read, write_captions, ground, check, analyse)
+CAPTION = (load, split, space, weights, bank, teach, read, write_captions, ground, check, analyse)
 #: Stages of ``neuroenc compare``.
 COMPARE = (load, compare_cells, tabulate)
 #: Stages of ``neuroenc icl evaluate``; training and prediction are one stage behind the subjects.

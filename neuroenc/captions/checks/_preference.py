@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
+import xarray as xr
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from neuroenc._core.checks import at_least, check_whole, make_rng
+from neuroenc._core.checks import at_least, check_fraction, check_whole, make_rng
 from neuroenc._core.errors import DataError
 from neuroenc.captions._descent import take_step
-from neuroenc.captions.checks._intervention import GroundedCaptions
+from neuroenc.captions.checks._grounding import GroundingChecker
+from neuroenc.captions.checks._intervention import GroundedCaptions, grounded_decode
 from neuroenc.captions.decoding._prefix import PrefixDecoder
 from neuroenc.captions.decoding._prefix_training import prefix_loss
 from neuroenc.captions.decoding._sampling import token_logits
@@ -133,13 +137,14 @@ def cdpo_loss(
 
 def segment_logp(
     decoder: PrefixDecoder, inputs: Tensor, contexts: Sequence[Sequence[int]], segments: Sequence[Sequence[int]]
-) -> Tensor:
-    """Summed log-probabilities (n,) of each segment's tokens, after the prefix of prepared inputs and its context."""
+) -> tuple[Tensor, Tensor]:
+    """Log-probability (n,) of each segment after its input's prefix and its context, and of its least likely token."""
     whole = [[*c, *s] for c, s in zip(contexts, segments, strict=True)]
     said = [[0.0] * len(c) + [1.0] * len(s) for c, s in zip(contexts, segments, strict=True)]
     tokens, counted = _padded(whole, inputs, 0), _padded(said, inputs, 0)
     logp = torch.log_softmax(token_logits(decoder.lm, decoder.mapping(inputs), tokens).float(), dim=-1)
-    return (logp.gather(2, tokens[:, :, None])[:, :, 0] * counted).sum(dim=1)
+    each = logp.gather(2, tokens[:, :, None])[:, :, 0] * counted
+    return each.sum(dim=1), each.amin(dim=1)
 
 
 @dataclass(frozen=True)
@@ -235,7 +240,7 @@ def train_preferences(
         inputs = x[[pairs[k].item for k in part]]
         contexts = [pairs[k].context for k in part]
         # In one pass, so that dropout, if there is any, is alike.
-        both = segment_logp(
+        both, _ = segment_logp(
             decoder,
             torch.cat([inputs, inputs]),
             contexts * 2,
@@ -272,6 +277,173 @@ def train_preferences(
     return PreferenceTraining(
         np.array(losses), float((plus > minus).float().mean()), float((later_plus > later_minus).float().mean())
     )
+
+
+@dataclass(frozen=True)
+class GroundedTraining:
+    """Result of `train_grounded`: what each round brought on items kept apart, and which was kept.
+
+    Attributes
+    ----------
+    rounds : DataFrame
+        One row a round, 0 the captioner as it was: ``round, n_pairs``; on items kept apart ``supported, unsupported``
+        (shares of the phrases of their best captions), ``n_supported`` (supported phrases a caption), ``perplexity``
+        (of their human captions, per token) and ``kept``, true of the round that the captioner is left at.
+    """
+
+    rounds: pd.DataFrame
+
+
+def train_grounded(
+    decoder: PrefixDecoder,
+    projection: xr.Dataset,
+    checker: GroundingChecker,
+    clean: tuple[Any, Sequence[str]],
+    *,
+    rounds: int = 3,
+    pairs: int = 300,
+    samples: int = 4,
+    searches: int = 6,
+    apart: float = 0.25,
+    worse: float = 0.05,
+    seed: int = 0,
+    **training: Any,
+) -> GroundedTraining:
+    """Train a captioner on what it should not have said, in rounds of sampling and preference training, in place.
+
+    Each round samples captions of items under grounding constraints (:func:`grounded_decode`), pairs the first
+    ungrounded phrases with grounded ones (:func:`preference_pairs`; pairs whose grounded side holds a token of less
+    than 2 % are left out), and trains on them beside a replay of human captions (:func:`train_preferences`); the next
+    round samples from the trained captioner. A share of the items and of the human captions takes no part in that. On
+    these the captioner is judged: it is left as it was after the round with the smallest share of ungrounded phrases,
+    among those that cost neither fluency (perplexity of human captions) nor grounded phrases.
+
+    Parameters
+    ----------
+    decoder : PrefixDecoder
+    projection : Dataset
+        ``embedding (voxel, feature)`` of items to caption, such as images in the place of voxels.
+    checker : GroundingChecker
+        Of these items.
+    clean : tuple of embeddings (m, embedding_dim) and captions (m,)
+        Images with a human caption each: for the replay, and a share of them for the perplexity.
+    rounds, pairs : int
+        Pairs of a round, at most.
+    samples, searches : int
+        Samples of an item at a time, and how often it is sampled; see :func:`grounded_decode`.
+    apart : float
+        Share of the items that are kept apart.
+    worse : float
+        Perplexity may rise, and the number of grounded phrases fall, by this share.
+    seed : int
+    **training
+        Of :func:`train_preferences`.
+
+    Returns
+    -------
+    GroundedTraining
+
+    Raises
+    ------
+    DataError
+        Too few items or captions, or numbers that do not agree.
+
+    References
+    ----------
+    Peng et al. Mitigating object hallucinations via sentence-level early intervention (SENTINEL). ICCV 2025.
+
+    Examples
+    --------
+    The voxel of :func:`grounded_decode`, twice, one of them kept apart:
+
+    >>> import numpy as np, pandas as pd
+    >>> from neuroenc.captions import GroundingChecker, PrefixDecoder, make_language_model, project
+    >>> from neuroenc.captions import train_grounded, train_prefix
+    >>> taught = ["a dog near a house.", "a dog near a house.", "a dog near a hand."]
+    >>> lm, tokenizer = make_language_model(taught, width=16, layers=1)
+    >>> decoder = PrefixDecoder(lm, tokenizer, 5, prefix_length=2, device="cpu")
+    >>> names = ["dog", "house", "pizza", "sign", "hand"]
+    >>> images = np.repeat(np.eye(5), 20, axis=0)
+    >>> _ = train_prefix(decoder, images[[0, 1, 2]], taught, epochs=60, lr=0.02, warmup=0, progress=False)
+    >>> told = {f"{n}{k}": [f"a {n}" if n != "dog" else "a dog near a hand"] for n in names for k in range(20)}
+    >>> best = pd.DataFrame({"voxel": np.repeat([0, 1], 8), "stimulus": [f"dog{k}" for k in range(8)] * 2})
+    >>> def embed_text(texts):
+    ...     return np.array([[float(n in t) for n in names] for t in texts]) + 0.01
+    >>> coef = np.array([[1.0], [0.0], [0.0], [0.0], [0.8]]).repeat(2, axis=1)
+    >>> checker = GroundingChecker(coef, best, told, embed_text, centre=False, threshold=0.7, engine="rules")
+    >>> projection, clean = project(coef, images, progress=False), (images[[0, 1]], taught[1:])
+    >>> found = train_grounded(decoder, projection, checker, clean, rounds=1, samples=8, apart=0.5, worse=9, lr=0.01)
+    >>> decoder.decode(projection, top=1)["caption"][0]
+    'a dog near a hand.'
+    """
+    check_whole("rounds", rounds)
+    check_fraction("apart", apart)
+    x, written = np.asarray(clean[0]), list(clean[1])
+    if len(x) != len(written):
+        raise DataError(f"{len(written)} captions for {len(x)} embeddings; legal is one each.")
+    (held, seen), (judged, read) = (_apart(n, apart, seed) for n in (projection.sizes["voxel"], len(x)))
+    mean, embedding = decoder.mean_of(projection), np.asarray(projection["embedding"].values)
+    replay = (x[read], [written[k] for k in read])
+    training = {"mean": mean, "replay": replay, **training}
+    modules = torch.nn.ModuleDict({"lm": decoder.lm, "mapping": decoder.mapping})
+    best, rows = copy.deepcopy(modules.state_dict()), list[dict[str, Any]]()
+    for number in range(rounds + 1):
+        n_pairs = 0
+        if number:
+            writer = decoder.with_options(method="sample", beams=samples, groups=1, rerank=0.0, seed=seed + number)
+            part = projection.isel(voxel=seen)
+            sampled = grounded_decode(writer, part, checker, samples, rounds=searches)
+            found = _fluent(decoder, embedding[seen], preference_pairs(sampled, decoder), mean)
+            n_pairs = min(pairs, len(found))
+            if not found:
+                break
+            chosen = [found[k] for k in np.sort(make_rng(seed).permutation(len(found))[:pairs])]
+            train_preferences(decoder, embedding[seen], chosen, seed=seed + number, **training)
+        checked = checker.check(decoder.decode(projection.isel(voxel=held), 1))
+        verdicts = checked.phrases["verdict"]
+        row = {
+            "round": number,
+            "n_pairs": n_pairs,
+            **{name: float((verdicts == name).mean()) for name in ("supported", "unsupported")},
+            "n_supported": float(checked.captions["n_supported"].mean()),
+            "perplexity": caption_perplexity(decoder, x[judged], [written[k] for k in judged], mean=mean),
+        }
+        first, fewest = (rows or [row])[0], min((r["unsupported"] for r in rows if r["kept"]), default=np.inf)
+        row["kept"] = (
+            row["unsupported"] < fewest
+            and row["perplexity"] <= (1 + worse) * first["perplexity"]
+            and row["n_supported"] >= (1 - worse) * first["n_supported"]
+        )
+        rows.append(row)
+        if row["kept"]:
+            best = copy.deepcopy(modules.state_dict())
+    modules.load_state_dict(best)
+    table = pd.DataFrame(rows)
+    table["kept"] = table.index == table.index[table["kept"]][-1]
+    return GroundedTraining(table)
+
+
+def _apart(n: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions that are kept apart, at least one, and the others."""
+    held, seen = (np.sort(k) for k in np.split(make_rng(seed).permutation(n), [max(1, round(share * n))]))
+    if not len(seen):
+        raise DataError(f"{n} items or captions are too few. Next step: at least 2, better hundreds.")
+    return held, seen
+
+
+def _fluent(
+    decoder: PrefixDecoder, embeddings: np.ndarray, pairs: list[PreferencePair], mean: Any, least: float = 0.02
+) -> list[PreferencePair]:
+    """Pairs with no token of less probability in their preferred side: where words are forbidden, samples stumble."""
+    x = torch.from_numpy(decoder.inputs(embeddings, mean)).to(decoder.device)
+    out: list[PreferencePair] = []
+    for a in range(0, len(pairs), 64):
+        part = pairs[a : a + 64]
+        with torch.no_grad():
+            sides = [[p.context for p in part], [p.preferred for p in part]]
+            lowest = segment_logp(decoder, x[[p.item for p in part]], *sides)[1]
+        out += [p for p, low in zip(part, lowest.tolist()) if low >= np.log(least)]
+    return out
 
 
 def _padded(rows: Sequence[Sequence[float]], like: Tensor, value: int = -100) -> Tensor:

@@ -167,7 +167,7 @@ def make_checker(
     )
 
 
-@stage("check", reads=(*READS, "stimuli"), writes=("captions",))
+@stage("check", reads=(*READS, "stimuli", "taught"), writes=("captions",))
 def check(study: Study) -> dict[str, Any]:
     """Stability, scores on held-out stimuli, round trip, diversity, and all of it for shuffled weights."""
     config, fitted, found, readings = study.table("captions"), study.fitted, study.captions, study.readings
@@ -230,6 +230,8 @@ def check(study: Study) -> dict[str, Any]:
         inputs = [*base, "hypotheses", study.caption_space, direction]
         tested = study.store.keep("hypotheses", inputs, lambda: {"table": hypotheses_table(study, direction)})["table"]
         quality |= {"hypotheses": tested} if len(tested) else {}
+    if len(study.taught):
+        quality["preference training"] = study.taught
     if fitted.truth is not None:
         rows = []
         for name, table in (("fitted weights", found.captions), ("shuffled weights", shuffled)):

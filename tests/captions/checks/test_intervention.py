@@ -1,114 +1,26 @@
 """A biased caption model: phrases that nothing supports are stopped early; margins fixed on seed 0."""
 
 import copy
-import re
 
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 
+from biased_captions import Biased
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import (
     CorpusConstraint,
     GroundedConstraint,
-    GroundingChecker,
     PreferencePair,
-    PrefixDecoder,
-    SearchSettings,
     caption_perplexity,
     cdpo_loss,
-    evidence,
     grounded_decode,
     hallucination_rate,
-    make_language_model,
     preference_pairs,
-    project,
+    train_grounded,
     train_preferences,
-    train_prefix,
 )
 from neuroenc.captions.checks._preference import segment_logp
-
-# What stands together: the first three of a place are written often, and bring one another.
-PLACES = {
-    "kitchen": ("knife", "fork", "spoon", "towel", "pan", "kettle"),
-    "street": ("bus", "bench", "lamp", "truck", "fence", "bicycle"),
-    "desk": ("phone", "pencil", "cable", "folder", "mirror", "candle"),
-    "garden": ("flower", "bucket", "ladder", "basket", "hammer", "rope"),
-}
-WORDS = [*PLACES, *(w for several in PLACES.values() for w in several)]
-D = len(WORDS) + 4
-
-
-class Biased:
-    """A model that writes a place and three things of it, in nine of ten captions by habit and not by the image."""
-
-    def __init__(self, seed, n=600, voxels=200):
-        rng = np.random.default_rng(seed)
-        basis = np.linalg.qr(rng.standard_normal((D, D)))[0]
-        self.word, self.gap_image, self.gap_text = dict(zip(WORDS, basis)), basis[-1], basis[-2]
-        images, taught, self.told = [], [], {}
-        for k in range(n):
-            place, things = self.scene(rng, rng.integers(0, 2))
-            images.append(self.gap_image + 0.5 * sum(self.word[w] for w in (place, *things)))
-            images[-1] = images[-1] + 0.03 * rng.standard_normal(D)
-            self.told[f"im{k}"] = [self.caption(place, things)]
-            taught.append(self.caption(place, things if rng.random() < 0.1 else self.habit(place, rng)))
-        self.images, self.taught = 8 * np.stack(images), taught
-        lm, tokenizer = make_language_model(taught, width=48, layers=2, heads=2, vocabulary=400)
-        search = SearchSettings(method="sample", beams=1, top_p=0.95, max_length=40)
-        self.decoder = PrefixDecoder(
-            lm, tokenizer, D, prefix_length=2, normalise=True, centre=True, device="cpu", search=search
-        )
-        train_prefix(
-            self.decoder,
-            self.images,
-            taught,
-            epochs=40,
-            lr=3e-3,
-            warmup=20,
-            schedule="cosine",
-            noise=0.02,
-            progress=False,
-        )
-        # Most voxels like what is seldom written.
-        scenes = [self.scene(rng, int(rng.random() < 0.7)) for _ in range(voxels)]
-        self.truth = [{place, *things} for place, things in scenes]
-        self.true_captions = [self.caption(*s) for s in scenes]
-        w = np.stack([sum(self.word[x] for x in t) for t in self.truth], axis=1)
-        coords = {"voxel": 7 + np.arange(voxels), "roi": ("voxel", ["A", "B"] * (voxels // 2))}
-        self.coef = xr.DataArray(w + 0.05 * rng.standard_normal(w.shape), dims=("feature", "voxel"), coords=coords)
-        bank = xr.DataArray(self.images, dims=("stimulus", "feature"), coords={"stimulus": list(self.told)})
-        best = evidence(self.coef, bank, k=12)
-        self.checker = GroundingChecker(self.coef, best, self.told, self.embed_text, bank=bank, engine="rules")
-        self.projection = project(self.coef, bank, progress=False)
-
-    @staticmethod
-    def scene(rng, rare):
-        place = str(rng.choice(list(PLACES)))
-        return place, [str(w) for w in rng.permutation(PLACES[place][3 * rare : 3 * rare + 3])]
-
-    @staticmethod
-    def caption(place, things):
-        return f"a {place} with a {things[0]}, a {things[1]} and a {things[2]}."
-
-    def habit(self, place, rng):
-        rare, things = int(rng.random() > 0.75), []
-        while len(things) < 3:
-            rare = 1 - rare if things and rng.random() > 0.85 else rare
-            word = str(rng.choice(PLACES[place][3 * rare : 3 * rare + 3]))
-            things += [word] if word not in things else []
-        return things
-
-    def embed_text(self, texts):
-        words = [[self.word[w] for w in re.findall("[a-z]+", t.lower()) if w in self.word] for t in texts]
-        return np.stack([self.gap_text + 0.7 * np.sum([*w, 0 * self.gap_text], axis=0) for w in words])
-
-    def false(self, frame):
-        """Share of the named things that the voxel does not like, by what was planted."""
-        said = [(v, w) for v, c in zip(frame["voxel"], frame["caption"]) for w in re.findall("[a-z]+", c)]
-        known = [(v, w) for v, w in said if w in self.word]
-        return np.mean([w not in self.truth[v - 7] for v, w in known])
 
 
 @pytest.fixture(scope="module")
@@ -132,18 +44,6 @@ def early(biased):
 
 def rate(found):
     return hallucination_rate(found.phrases)["rate"][0]
-
-
-@pytest.mark.slow
-def test_intervention_removes_what_the_model_adds(biased, plain, early):
-    for name, found in (("plain", plain), ("early", early)):
-        print(name, f"rate {rate(found):.3f} false {biased.false(found.captions):.3f}")
-    assert 0.3 <= rate(plain) <= 0.5
-    # What the checker says is what was planted.
-    assert abs(rate(plain) - biased.false(plain.captions)) < 0.03
-    assert rate(early) < 0.1
-    assert biased.false(early.captions) < 0.1
-    assert early.rounds["clean"].mean() >= 0.9
 
 
 def test_beams_go_on_where_one_is_stopped(biased):
@@ -237,16 +137,17 @@ def test_loss_and_segments_are_those_of_brute_force(biased):
     whole = [decoder.encode(c) for c in biased.taught[:3]]
     contexts, segments = [w[:k] for w, k in zip(whole, (0, 3, 5))], [w[k : k + 4] for w, k in zip(whole, (0, 3, 5))]
     with torch.no_grad():
-        found = segment_logp(decoder, x, contexts, segments)
+        found, lowest = segment_logp(decoder, x, contexts, segments)
         for row, (context, segment) in enumerate(zip(contexts, segments)):
-            expected, written = 0.0, list(context)
+            each, written = [], list(context)
             for token in segment:
                 before = decoder.lm.get_input_embeddings()(torch.tensor([written], dtype=torch.int64))
                 prefix = decoder.mapping(x[row : row + 1])
                 logits = decoder.lm(inputs_embeds=torch.cat([prefix, before.reshape(1, -1, 48)], 1)).logits
-                expected += float(logits[0, -1].log_softmax(-1)[token])
+                each.append(float(logits[0, -1].log_softmax(-1)[token]))
                 written.append(token)
-            assert float(found[row]) == pytest.approx(expected, abs=1e-4)
+            assert float(found[row]) == pytest.approx(sum(each), abs=1e-4)
+            assert float(lowest[row]) == pytest.approx(min(each), abs=1e-4)
     plus, minus, plus0, minus0 = torch.randn(4, 7, generator=torch.Generator().manual_seed(0)).double()
     by_hand = np.mean([np.log1p(np.exp(-0.3 * m)) for m in ((plus - plus0) - (minus - minus0)).tolist()])
     assert float(cdpo_loss(plus, minus, plus0, minus0, beta=0.3)) == pytest.approx(by_hand)
@@ -295,10 +196,22 @@ def test_preferences_lower_the_rate_of_voxels_that_were_not_in_them(biased, unle
     assert worse < 1.05
 
 
-@pytest.mark.xfail(reason="seed 5: early intervention alone leaves 0.000 and after C-DPO 0.013: no room below")
-def test_preferences_leave_early_intervention_at_least_as_good(unlearned):
-    _, _, before, after, _ = unlearned
-    assert rate(after[1]) <= rate(before[1]) + 0.01
+def test_rounds_end_at_the_best_one_on_items_kept_apart(biased):
+    """The captioner is left as after the round that is marked, which no other round beats without costing more."""
+    decoder = copy.copy(biased.decoder)
+    decoder.lm, decoder.mapping = copy.deepcopy(biased.decoder.lm), copy.deepcopy(biased.decoder.mapping)
+    part, clean = biased.projection.isel(voxel=slice(0, 48)), (biased.images[:200], biased.taught[:200])
+    how = {"rounds": 1, "samples": 2, "searches": 2, "apart": 0.5}
+    # So high a rate spoils the captioner: it is left as it was.
+    table = train_grounded(decoder, part, biased.checker, clean, **how, epochs=1, lr=0.05).rounds
+    assert table["round"].tolist() == [0, 1]
+    assert table["kept"].tolist() == [True, False]
+    assert table["perplexity"][1] > 1.05 * table["perplexity"][0]
+    mean = {"mean": decoder.mean_of(part)}
+    told = [caption_perplexity(d, *clean, **mean) for d in (decoder, biased.decoder)]
+    assert told[0] == told[1]
+    with pytest.raises(DataError, match="199 captions"):
+        train_grounded(decoder, part, biased.checker, (clean[0], clean[1][1:]))
 
 
 def test_bad_input_is_named(biased):
