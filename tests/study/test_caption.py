@@ -120,6 +120,26 @@ def test_a_bank_without_captions_is_read_once_and_gives_its_images_to_the_checke
 
 
 @pytest.mark.slow
+def test_a_captioner_is_taught_before_it_captions_and_can_be_taken_elsewhere(tmp_path):
+    less = ["stability.folds=0", "stability.halves=0", "analysis.words=none", "data.options.n_subjects=1"]
+    more = ["preferences.rounds=1", "preferences.voxels=24", "preferences.epochs=2", "preferences.lr=1e-5"]
+    caption(small(*less, *more), tmp_path / "a", progress=False)
+    found = CaptionStudy.load(tmp_path / "a" / "study")
+    rounds = found.quality["preference training"]
+    assert rounds["round"].tolist() == [0, 1]
+    assert rounds["kept"].sum() == 1
+    caption(small(*less, f"decoder.captioner={tmp_path / 'a' / 'captioner'}"), tmp_path / "b", progress=False)
+    again = CaptionStudy.load(tmp_path / "b" / "study")
+    assert again.captions["caption"].tolist() == found.captions["caption"].tolist()
+    assert "preference training" not in again.quality
+
+
+def test_only_language_models_are_taught():
+    with pytest.raises(ConfigError, match="rounds = 1 needs decoder"):
+        small("decoder.kind=retrieval", "preferences.rounds=1")
+
+
+@pytest.mark.slow
 def test_places_are_drawn_and_asked_where_the_config_says_so(tmp_path):
     """Windows of the best images: a patch map each on the page, and a third witness of phrases."""
     less = ["stability.folds=0", "stability.halves=0", "analysis.words=none", "decoder.kind=retrieval"]
