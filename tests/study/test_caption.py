@@ -135,7 +135,7 @@ def test_a_captioner_is_taught_before_it_captions_and_can_be_taken_elsewhere(tmp
 
 
 def test_only_language_models_are_taught():
-    with pytest.raises(ConfigError, match="rounds = 1 needs decoder"):
+    with pytest.raises(ConfigError, match="rounds needs decoder"):
         small("decoder.kind=retrieval", "preferences.rounds=1")
 
 
