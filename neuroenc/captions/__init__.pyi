@@ -9,6 +9,7 @@ from ._linear import LinearEncoder as LinearEncoder
 from ._study import CaptionStudy as CaptionStudy
 from .analysis._aspects import aspect_bands as aspect_bands, caption_aspects as caption_aspects
 from .analysis._caption_search import (
+    score_words as score_words,
     search_captions as search_captions,
     search_vectors as search_vectors,
     search_vocabulary as search_vocabulary,

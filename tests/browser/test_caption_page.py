@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuroenc.captions import search_captions
+from neuroenc.captions import score_words, search_captions
 from neuroenc.report import study_page, write_caption_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -278,6 +278,17 @@ def test_search_by_what_words_mean_lists_what_python_finds(look, tmp_path):
         by = [" + ".join(k for k in ("words", "vectors") if row[k]) for _, row in found.iterrows()]
         assert [x.strip() for x in page.locator("#list .by").all_inner_texts()] == by
     assert searched(page, "zebra") == []
+    # The card's box for words of one's own, which stay when another voxel is opened.
+    wanted = score_words("a meal of zebra", study).set_index("voxel")
+    for voxel in wanted.index[:2]:
+        page.evaluate(f"location.hash = '#voxel={voxel}'")
+        page.wait_for_selector("#panel table.phrases")
+        if not page.input_value("#ask"):
+            page.fill("#ask", "a meal of zebra")
+        shown = page.locator("#ask + .meters").inner_text()
+        for column in ("among_words", "among_voxels"):
+            assert f"{int(100 * wanted.loc[voxel, column] + 0.5)} %" in shown
+        assert "Not known, and left out: zebra." in page.locator("#panel").inner_text()
 
 
 @pytest.mark.slow

@@ -17,7 +17,14 @@ import pytest
 import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import CaptionStudy, search_captions, search_vectors, search_vocabulary, search_voxels
+from neuroenc.captions import (
+    CaptionStudy,
+    score_words,
+    search_captions,
+    search_vectors,
+    search_vocabulary,
+    search_voxels,
+)
 from neuroenc.report import write_caption_report
 from neuroenc.report.explorer import _data
 
@@ -125,8 +132,8 @@ def test_vectors_are_kept_with_the_study_and_those_of_others_are_refused(study, 
         dataclasses.replace(study, vectors=study.vectors.drop_vars("a"))
 
 
-def in_script(study, queries):
-    """Rankings of the page's script, in node: (voxel, places) of each query."""
+def in_script(study, queries, ask="[...search.rank(q)].map(([n, e]) => [n, e.places, e.score])"):
+    """What the page's script answers to each query, in node."""
     order = study.scores["voxel"].values
     texts = study.captions.groupby("voxel")["caption"].apply(list)
     r = [_data._number(x) for x in study.scores["r"].values]
@@ -135,12 +142,12 @@ def in_script(study, queries):
     run = (
         "const [voxels, vectors, queries] = JSON.parse(require('fs').readFileSync(0, 'utf8'));"
         "const search = new CaptionSearch(voxels, vectors);"
-        "console.log(JSON.stringify(queries.map((q) => [...search.rank(q)].map(([n, e]) => [n, e.places, e.score]))));"
+        f"console.log(JSON.stringify(queries.map((q) => {ask})));"
     )
     told = json.dumps([voxels, vectors, queries])
     code = SCRIPT.read_text(encoding="utf-8") + run
     done = subprocess.run([NODE, "-e", code], input=told, capture_output=True, text=True, check=True, timeout=60)
-    return [[(int(order[n]), *places, score) for n, places, score in rows] for rows in json.loads(done.stdout)]
+    return json.loads(done.stdout)
 
 
 @pytest.mark.skipif(NODE is None, reason="node is not installed")
@@ -151,10 +158,44 @@ def test_the_script_ranks_as_python_does(study, vectors):
     for query, found in zip(QUERIES, in_script(one, QUERIES)):
         wanted = search_captions(query, one, method=method)
         columns = wanted[["voxel", "words", "vectors", "score"]]
-        assert [row[:3] for row in found] == [tuple(map(int, row[:3])) for row in columns.itertuples(index=False)], (
-            query
-        )
-        np.testing.assert_allclose([row[3] for row in found], wanted["score"], rtol=1e-12)
+        order = one.scores["voxel"].values
+        told = [(int(order[n]), *places) for n, places, _ in found]
+        assert told == [tuple(map(int, row[:3])) for row in columns.itertuples(index=False)], query
+        np.testing.assert_allclose([score for *_, score in found], wanted["score"], rtol=1e-12)
+
+
+@pytest.mark.skipif(NODE is None, reason="node is not installed")
+def test_the_script_scores_words_as_python_does(study):
+    queries = ["pizza", "a red house and a unicorn", "qwrtz", ""]
+    told = in_script(study, queries, "voxels.map((_, n) => search.say(q, n))")
+    order = study.scores["voxel"].values
+    has = np.isin(order, study.vectors["voxel"].values)
+    for query, answers in zip(queries[:3], told):
+        wanted = score_words(query, study).set_index("voxel")
+        assert [x is not None for x in answers] == has.tolist()
+        for voxel, answer in zip(order[has], np.array(answers, object)[has]):
+            assert answer["unknown"] == wanted.attrs["unknown"]
+            row = wanted.loc[voxel]
+            if not answer["known"]:
+                assert row[["z", "cosine", "among_words", "among_voxels"]].isna().all()
+                continue
+            # Shares are counts of equal comparisons: the very same.
+            assert (answer["words"], answer["voxels"]) == (row["among_words"], row["among_voxels"])
+            np.testing.assert_allclose([answer["z"], answer["cosine"]], row[["z", "cosine"]].astype(float), rtol=1e-12)
+    assert score_words(queries[1], study).attrs["unknown"] == ["unicorn"]
+
+
+def test_a_voxel_rates_its_own_noun_above_other_words(study):
+    first = study.captions[study.captions["rank"] == 1].set_index("voxel").caption
+    found = pd.concat([score_words(noun, study).assign(noun=noun) for noun in studies.NOUNS])
+    # Weights lie along the first noun of the first caption, with noise.
+    own = [next(w for w in first[v].split() if w in studies.NOUNS) == n for v, n in zip(found.voxel, found.noun)]
+    for column in ("among_words", "among_voxels", "cosine"):
+        assert found.loc[own, column].mean() > 0.2 + found.loc[~np.array(own), column].mean(), column
+    assert found["among_words"].between(0, 1).all()
+    assert found["among_voxels"].between(0, 1).all()
+    with pytest.raises(ConfigError, match="search_vectors"):
+        score_words("pizza", dataclasses.replace(study, vectors=None))
 
 
 def test_the_page_carries_the_vectors_or_says_that_it_has_none(study, tmp_path):

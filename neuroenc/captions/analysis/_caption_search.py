@@ -27,6 +27,10 @@ from neuroenc.retrieval import hybrid_search
 #: Constant of the reciprocal ranks, as in :func:`neuroenc.retrieval.hybrid_search`.
 RRF_K = 60.0
 _PROMPT = "a photo of {}"
+_ADD_VECTORS = (
+    "dataclasses.replace(study, vectors=search_vectors(projection, embed_text, "
+    "search_vocabulary(study.captions['caption'])))."
+)
 _TOKEN = re.compile(r"[^\W_]+")
 _QUOTED = re.compile('["“”]([^"“”]+)["“”]')
 
@@ -282,22 +286,25 @@ class VectorIndex(_Index):
         self.a, self.b = (vectors[name].values.astype(np.int64) for name in ("a", "b"))
         self.s = vectors["s"].values
         self.at = {text: n for n, text in enumerate(vectors["text"].values.tolist())}
+        self.stop = {stem(word) for word in STOP_WORDS}
         self.longest = max(text.count(" ") + 1 for text in self.at)
 
-    def known(self, query: str) -> list[int]:
-        """Texts of the vocabulary that a query names, from left to right, the longest first."""
-        words, found, n = stems(query), list[int](), 0
+    def known(self, query: str) -> tuple[list[int], list[str]]:
+        """Texts of the vocabulary that a query names, from left to right, the longest first, and stems of no text."""
+        words, found, lost, n = stems(query), list[int](), list[str](), 0
         while n < len(words):
             spans = range(min(self.longest, len(words) - n), 0, -1)
             size = next((k for k in spans if " ".join(words[n : n + k]) in self.at), 0)
             if size:
                 found.append(self.at[" ".join(words[n : n + size])])
+            elif words[n] not in self.stop:
+                lost.append(words[n])
             n += size or 1
-        return found
+        return found, list(dict.fromkeys(lost))
 
     def z(self, query: str) -> np.ndarray:
         """z of every voxel that has a vector; NaN where the vocabulary knows no word of the query."""
-        found = self.known(query)
+        found, _ = self.known(query)
         if not found:
             return np.full(len(self.s), np.nan)
         # Whole numbers until here, so that the page finds the same ones.
@@ -311,6 +318,79 @@ class VectorIndex(_Index):
         z = self.z(query)
         at = np.flatnonzero(z > self.no_match)
         return dict(zip(self.rows[at].tolist(), z[at].tolist()))
+
+
+def score_words(query: str, study: CaptionStudy) -> pd.DataFrame:
+    r"""Score words of one's own against every voxel's weights, as the box on a voxel's card does.
+
+    The query's vector m is the mean of its words' vectors a (:func:`search_vectors`). Its cosine with the voxel's
+    vector b is put among those of all texts of the vocabulary, its z, :math:`s_v\, m \cdot b_v`, among those of all
+    voxels:
+
+    .. math::
+        p^{words}_v = \frac{1}{T} \sum_t [\cos(a_t, b_v) < \cos(m, b_v)], \qquad
+        p^{voxels}_v = \frac{1}{V - 1} \sum_u [z_u < z_v]
+
+    A voxel that is high among voxels and low among words prefers something else, but less so than the others.
+
+    Parameters
+    ----------
+    query : str
+    study : CaptionStudy
+        With ``vectors``.
+
+    Returns
+    -------
+    DataFrame
+        Voxels that have a vector: ``voxel, z, cosine, among_words, among_voxels`` (shares; all NaN where no word is
+        known) and the voxel coordinates. ``attrs["unknown"]``: words that the vocabulary lacks.
+
+    Raises
+    ------
+    ConfigError
+        A study without vectors.
+
+    Examples
+    --------
+    >>> scores = xr.Dataset({"r": ("voxel", [0.5, 0.4])}, coords={"voxel": [0, 1]})
+    >>> table = {"dog": [1, 0, 0], "cat": [0.9, 0.3, 0], "house": [0, 0, 1], "street": [0, 0.2, 1]}
+    >>> vectors = search_vectors(
+    ...     np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]),
+    ...     lambda texts: np.array([table.get(t.split()[-1], [0.5, 0.5, 0.5]) for t in texts]), list(table))
+    >>> study = CaptionStudy(
+    ...     "two voxels", scores,
+    ...     captions=pd.DataFrame({"voxel": [0, 1], "rank": 1, "caption": ["a dog", "a house"], "score": 0.3}),
+    ...     evidence=pd.DataFrame(columns=["voxel", "rank", "stimulus", "predicted"]),
+    ...     gate=pd.DataFrame({"voxel": [0, 1], "captioned": True, "reason": ""}), vectors=vectors)
+    >>> found = score_words("a cat and a unicorn", study)
+    >>> found[["among_words", "among_voxels"]].values.tolist(), found.attrs["unknown"]
+    ([[0.5, 1.0], [0.0, 0.0]], ['unicorn'])
+    """
+    check_texts([query], "query")
+    if study.vectors is None:
+        raise ConfigError(f"words are scored by vectors, which this study lacks. Next step: {_ADD_VECTORS}")
+    place = {voxel: n for n, voxel in enumerate(study.scores["voxel"].values.tolist())}
+    rows = np.array([place[v] for v in study.vectors["voxel"].values.tolist()], dtype=np.int64)
+    index = VectorIndex(study.vectors, rows, [])
+    found, unknown = index.known(query)
+    z, n = index.z(query), len(rows)
+    cosine, among_words, among_voxels = (np.full(n, np.nan) for _ in range(3))
+    if found:
+        mean = index.a[found].sum(axis=0)
+        # Dot products of whole numbers over one root: the page compares the very same numbers.
+        length, lengths = np.sqrt((mean**2).sum()), np.sqrt((index.a**2).sum(axis=1))
+        own = (index.b @ mean) / (length or 1.0)
+        cosine = own / np.sqrt((index.b**2).sum(axis=1)).clip(1)
+        for start in range(0, n, 512):
+            at = slice(start, start + 512)
+            among_words[at] = ((index.b[at] @ index.a.T) / lengths.clip(1) < own[at, None]).mean(axis=1)
+        if n > 1:
+            among_voxels = np.searchsorted(np.sort(z), z) / (n - 1)
+    columns = {"z": z, "cosine": cosine, "among_words": among_words, "among_voxels": among_voxels}
+    frame = pd.DataFrame({"voxel": study.scores["voxel"].values[rows], **columns})
+    frame = pd.concat([frame, voxel_labels(study.scores, rows)], axis=1)
+    frame.attrs["unknown"] = unknown
+    return frame
 
 
 _METHODS = ("hybrid", "words", "vectors")
@@ -364,10 +444,7 @@ def search_captions(
     check_whole("top", 1 if top is None else top)
     asked = check_texts([queries] if isinstance(queries, str) else queries, "queries")
     if method != "words" and study.vectors is None:
-        raise ConfigError(
-            f'method="{method}" needs a study with vectors. Next step: method="words", or dataclasses.replace(study, '
-            "vectors=search_vectors(projection, embed_text, search_vocabulary(study.captions['caption'])))."
-        )
+        raise ConfigError(f'method="{method}" needs a study with vectors. Next step: method="words", or {_ADD_VECTORS}')
     voxels = study.scores["voxel"].values
     # As the page has it: four digits, and those without a number last.
     accuracy = [float(f"{r:.4g}") if np.isfinite(r) else -9.0 for r in study.scores["r"].values]

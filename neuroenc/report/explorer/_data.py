@@ -18,7 +18,7 @@ import xarray as xr
 from PIL import Image
 
 from neuroenc._core.schema import VERDICTS, check_scores, check_voxel_table
-from neuroenc.captions import CaptionStudy
+from neuroenc.captions import STOP_WORDS, CaptionStudy
 from neuroenc.report._regions import ceiling_r, frequent_words, has_caption, normalised_r
 
 SHOWN = 8  # images of a voxel in its panel; all of them are in evidence.csv
@@ -219,7 +219,7 @@ def vector_data(vectors: xr.Dataset, order: np.ndarray) -> dict[str, Any]:
     data: dict[str, Any] = {name: base64.b64encode(raw).decode("ascii") for name, raw in bytes_of.items()}
     data |= {"texts": vectors["text"].values.tolist(), "rows": place[vectors["voxel"].values].tolist()}
     data |= {"s": vectors["s"].values.tolist(), "least": float(vectors.attrs["least"])}
-    return data | {"components": vectors.sizes["component"]}
+    return data | {"components": vectors.sizes["component"], "stop": sorted(STOP_WORDS)}
 
 
 def _index(values: Any, names: list[str]) -> list[int]:

@@ -345,7 +345,34 @@
     return make("table", { className: "phrases" },
       make("thead", {}, make("tr", {}, ...heads.map(([name, c]) => make("th", { scope: "col", text: name, className: c || "" })))), body);
   };
+  // What the voxel makes of the reader's own words, which stay from voxel to voxel.
+  let asked = "";
+  const asking = (record) => {
+    const input = make("input", { type: "search", id: "ask", autocomplete: "off", spellcheck: false, value: asked, placeholder: "words of yours" });
+    const body = make("tbody"), note = make("p", { className: "sub" });
+    const answer = () => {
+      asked = input.value;
+      body.replaceChildren();
+      note.textContent = "";
+      if (!asked.trim()) return;
+      search ??= new CaptionSearch(voxels, vectors);
+      const told = search.say(asked, record.n);
+      const lost = told.unknown.length ? `Not known, and left out: ${told.unknown.join(", ")}. ` : "";
+      if (told.known.length) {
+        const row = (name, share, of) => meter(name, share, 0.5, [`${percent(share)}`, of]);
+        body.append(row("Above words", told.words, `of ${vectors.texts.length.toLocaleString("en")}`));
+        if (told.voxels !== null) body.append(row("Above voxels", told.voxels, `of ${(vectors.rows.length - 1).toLocaleString("en")}`));
+      }
+      note.textContent = lost + (told.known.length ? `Cosine ${said(told.cosine)} with the voxel’s weights.` : "No word of these is known.");
+    };
+    input.addEventListener("input", answer);
+    answer();
+    return [make("h4", {}, make("label", { htmlFor: "ask", text: "What would this voxel say to …" })), input,
+      make("table", { className: "meters" }, body), note];
+  };
+  let last = null;
   const panel = (record, details) => {
+    last = [record, details];
     const box = $("panel");
     const step = (by) => {
       const at = found.indexOf(record), next = found[at + by];
@@ -391,6 +418,7 @@
       if (value !== null && value !== undefined) rows.push(meter(name, value, other, [said(value), of(other, within !== undefined ? "in region" : "shuffled")]));
     }
     nodes.push(make("table", { className: "meters" }, make("tbody", {}, ...rows)));
+    if (vectors?.rows.includes(record.n)) nodes.push(...asking(record));
     if (details?.evidence.length) {
       const thumbs = make("div", { className: "thumbs" });
       for (const [k, predicted, heat] of details.evidence) {
@@ -497,6 +525,7 @@
     if (meta.vectors) {
       vectors = await load(meta.vectors);
       search = null;
+      if (current) panel(...last);
       if ($("search").value.trim()) refresh();
     }
     if (!current) {

@@ -6,6 +6,7 @@ class CaptionSearch {
     this.voxels = voxels;
     this.vectors = vectors;
     if (vectors) {
+      this.stop = new Set(vectors.stop.map(CaptionSearch.stem));
       this.at = new Map(vectors.texts.map((text, k) => [text, k]));
       this.longest = Math.max(...vectors.texts.map((text) => text.split(" ").length));
       [this.a, this.b] = [vectors.a, vectors.b].map((packed) => Int8Array.from(atob(packed), (c) => c.charCodeAt(0)));
@@ -84,23 +85,46 @@ class CaptionSearch {
     return total;
   }
 
-  // Texts of the vocabulary that a query names, from left to right, the longest first.
+  // Texts of the vocabulary that a query names, from left to right, the longest first, and stems of no text.
   known(text) {
-    const words = CaptionSearch.tokens(text), found = [];
+    const words = CaptionSearch.tokens(text), found = [], lost = new Set();
     for (let n = 0; n < words.length;) {
       let size = Math.min(this.longest, words.length - n);
       while (size && !this.at.has(words.slice(n, n + size).join(" "))) size--;
       if (size) found.push(this.at.get(words.slice(n, n + size).join(" ")));
+      else if (!this.stop.has(words[n])) lost.add(words[n]);
       n += size || 1;
     }
-    return found;
+    return [found, [...lost]];
+  }
+
+  // What a voxel makes of words: its percentile of them among all words, and among all voxels; null without a vector.
+  // score_words says the same in Python (neuroenc.captions).
+  say(text, voxel) {
+    const row = this.vectors ? this.vectors.rows.indexOf(voxel) : -1;
+    if (row < 0) return null;
+    const { rows, s, components: n } = this.vectors, { a, b } = this;
+    const [found, unknown] = this.known(text);
+    if (!found.length) return { known: [], unknown };
+    const mean = new Array(n).fill(0);
+    for (const k of found) for (let c = 0; c < n; c++) mean[c] += a[k * n + c];
+    const dot = (u, i, v, j) => { let sum = 0; for (let c = 0; c < n; c++) sum += u[i * n + c] * v[j * n + c]; return sum; };
+    const size = (u, i) => Math.sqrt(dot(u, i, u, i));
+    const own = dot(b, row, mean, 0) / (size(mean, 0) || 1);
+    let below = 0, lower = 0;
+    for (let k = 0; k < this.vectors.texts.length; k++) below += dot(b, row, a, k) / Math.max(size(a, k), 1) < own;
+    const z = (k) => (dot(b, k, mean, 0) * s[k]) / found.length;
+    const here = z(row);
+    for (let k = 0; k < rows.length; k++) lower += z(k) < here;
+    return { known: found.map((k) => this.vectors.texts[k]), unknown, z: here, cosine: own / Math.max(size(b, row), 1),
+             words: below / this.vectors.texts.length, voxels: rows.length > 1 ? lower / (rows.length - 1) : null };
   }
 
   // Map of voxel number -> mean z of the query's words, of voxels above a level; empty where quotation marks stand.
   near(text) {
     const out = new Map();
     if (!this.vectors || /["“”]([^"“”]+)["“”]/.test(text)) return out;
-    const found = this.known(text), { rows, s, least, components } = this.vectors;
+    const [found] = this.known(text), { rows, s, least, components } = this.vectors;
     if (!found.length) return out;
     const mean = new Array(components).fill(0);
     for (const k of found) for (let c = 0; c < components; c++) mean[c] += this.a[k * components + c];
