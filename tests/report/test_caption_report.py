@@ -27,6 +27,7 @@ from neuroenc.report import figure_svg, plot_region, write_caption_report, write
 from neuroenc.report._page import _put
 from neuroenc.report.explorer._cards import Pictures, segments
 from neuroenc.report.explorer._data import label_of_voxels, utf16, voxel_table
+from neuroenc.report.explorer._hypotheses import hypotheses_section
 
 _spec = importlib.util.spec_from_file_location("caption_studies", Path(__file__).parents[1] / "browser" / "studies.py")
 studies = importlib.util.module_from_spec(_spec)
@@ -468,3 +469,30 @@ def test_the_figure_of_a_region_is_made_for_print(tmp_path):
         write_region_figure(tmp_path, "FFa", tmp_path / "x.svg")
     with pytest.raises(ConfigError, match=r"\.svg"):
         write_region_figure(tmp_path, "FFA", tmp_path / "x.tiff")
+
+
+def test_hypotheses_stand_with_what_supports_them_and_what_failed(tmp_path):
+    study = studies.made_up(40)
+    roi = study.scores.roi.to_series().str.replace("EBA;FBA", "EBA")
+    first = study.captions[study.captions["rank"] == 1].assign(roi=lambda f: roi.values[f.voxel - 100])
+    first = first[first.roi != ""]
+    a, b = first.iloc[0], first[first.roi != first.roi.iloc[0]].iloc[0]
+    tested = pd.DataFrame({"roi": [a.roi, b.roi], "caption": [a.caption, b.caption], "n_voxels": [1, 1]})
+    tested = tested.assign(rho_predicted=0.3, rho_measured=[0.31, 0.02], top_minus_rest=0.1, p=0.01, q=[0.002, 0.6])
+    found = hypotheses_section(dataclasses.replace(study, quality={"hypotheses": tested})).blocks[0].table
+    found = found.set_index("claim")
+    assert found.loc[a.caption, "supported by"].startswith("held-out responses (ρ 0.31, q 0.002)")
+    assert found.loc[b.caption, "failed"].startswith("held-out responses (ρ 0.02, q 0.600)")
+    for one in (a, b):
+        own = study.phrases[(study.phrases.voxel == one.voxel) & (study.phrases["rank"] == 1)]
+        for phrase, verdict in zip(own.phrase, own.verdict):
+            assert (f"“{phrase}”" in found.loc[one.caption, "supported by"]) == (verdict == "supported")
+            assert (f"“{phrase}”" in found.loc[one.caption, "failed"]) == (verdict == "unsupported")
+    # Without a test, the phrases that voxels share; without phrases, nothing.
+    shared = hypotheses_section(study, "FFA").blocks[0].table.iloc[0]
+    own = study.phrases[study.phrases.voxel.isin(study.scores.voxel.values[study.scores.roi.values == "FFA"])]
+    own = own[own.phrase == shared.claim].drop_duplicates("voxel")
+    assert shared.n_voxels == len(own) >= 2
+    assert shared["supported by"].startswith(f"{(own.verdict == 'supported').sum()} of {len(own)} voxels")
+    assert shared["failed"] == f"{(own.verdict == 'unsupported').sum()} of {len(own)} voxels"
+    assert hypotheses_section(dataclasses.replace(study, phrases=None)) is None

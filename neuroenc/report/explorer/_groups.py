@@ -18,6 +18,7 @@ from neuroenc.report._page import Block, Page, Section
 from neuroenc.report._style import beside, number
 from neuroenc.report.explorer._cards import LEVEL_HEADINGS, Pictures, answer_text, best_rows, voxel_cards
 from neuroenc.report.explorer._data import VoxelTable
+from neuroenc.report.explorer._hypotheses import hypotheses_section
 
 PARTS = (("noun", "Nouns"), ("verb", "Verbs"), ("attribute", "Attributes"), ("relation", "Relations"))
 MAX_ROWS = 30
@@ -177,7 +178,7 @@ def _checks(study: CaptionStudy, name: str) -> Section | None:
     """Checks of one region: its rows of the tables that have regions."""
     blocks = []
     for heading, frame in study.verdicts().items():
-        if "roi" in frame.columns:
+        if "roi" in frame.columns and heading != "hypotheses":  # which have their own section
             mine = frame[_of_region(frame, name)].drop(columns="roi")
             blocks += [Block(table=mine, heading=heading)] * bool(len(mine))
     return Section("checks", "Checks", blocks=blocks) if blocks else None
@@ -299,7 +300,7 @@ def group_page(
         page.add(_word_section("labels", "What voxels are about", lead, "Labels", columns))
     page.add(*_analyses(study, region, members, name if kind == "subject" else None))
     if region is not None:
-        page.add(_checks(study, name))
+        page.add(hypotheses_section(study, name), _checks(study, name))
     page.add(_retrieved(study, members))
     first = {"tiles": tiles(study, voxels, rows), "terms": terms_of(study, voxels)}
     return page.add(best_section(study, voxels, rows, pictures, **first), gate_section(voxels, rows))

@@ -36,6 +36,7 @@ from neuroenc.report.explorer._data import (
     voxel_table,
 )
 from neuroenc.report.explorer._figure import RegionFigures
+from neuroenc.report.explorer._hypotheses import hypotheses_section
 from neuroenc.report.export import _files as export_files
 
 CHUNK = 400  # voxels whose evidence and phrases lie in one file
@@ -138,7 +139,8 @@ def explorer_sections(
     look |= {"files": _names(study, subjects), "data": {"meta": meta}, "pages": pages}
     look["export"] = lambda folder: _export(study, voxels, subjects, shown, folder, written)
     explore = Section("explore", "Explore voxels", nav="Explore", **look)
-    quality = [Block(table=frame.head(60), heading=name) for name, frame in study.verdicts().items() if len(frame)]
+    told_apart = {name: frame for name, frame in study.verdicts().items() if len(frame) and name != "hypotheses"}
+    quality = [Block(table=frame.head(60), heading=name) for name, frame in told_apart.items()]
     lead = (
         "A voxel of several regions counts in each. Each region has a page with a summary of its captions, its words, "
         "clusters and best voxels."
@@ -148,6 +150,8 @@ def explorer_sections(
         Block(table=listed, links=[f"subjects/{slug}.html" for slug, _ in subjects.values()]),
     ]
     made = [explore, Section("regions", "Regions", lead, tables), best, group_pages.gate_section(voxels, everything)]
+    claims = hypotheses_section(study, pages=paths)
+    made += [claims] if claims is not None else []
     if quality:
         made.append(Section("quality", "Checks", "What captions are worth, each measure beside its control.", quality))
     return [*made, Section("methods", "Methods", study.methods().strip())]
