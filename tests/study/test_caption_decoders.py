@@ -35,6 +35,21 @@ def test_the_bank_is_left_without_captions_that_name_people():
         make_decoder(config.captions, only, embed, 0)
 
 
+def test_keywords_are_phrases_of_the_bank_that_may_be_said():
+    told = ["two women on a bench", "a red bus by a bench", "a woman in a bus", "the red bus"]
+    bank = Texts(told, np.eye(4, 128), ["a", "b", "c", "d"], "bank")
+    more = ["captions.decoder.keywords=3", 'captions.decoder.without=["person"]', 'captions.decoder.captioner=""']
+    config = settings("world", ['captions.decoder.kind="keywords"', *more])
+    assert not config.captions.decoder.writes
+    found = make_decoder(config.captions, bank, embed, 0)
+    assert found.phrases == ["a red bus"]
+    assert found.keywords == 3
+    with pytest.raises(ConfigError, match='kind = "keywords" needs captions'):
+        make_decoder(config.captions, None, embed, 0)
+    with pytest.raises(ConfigError, match="intervene = true needs"):
+        settings("world", ['captions.decoder.kind="keywords"', "captions.grounding.intervene=true"])
+
+
 def test_the_captioner_is_told():
     config = settings("world", ['captions.decoder.without=["person"]', "captions.decoder.rerank=1.5"])
     found = make_decoder(config.captions, texts(), embed, 0)
