@@ -30,7 +30,7 @@ def test_shown_configs_are_legal(block):
     for name in ("captions", "stability"):
         if name in table:
             table.setdefault("captions", {}).setdefault("space", {"model": "world"})
-            table["captions"].setdefault("decoder", {"kind": "retrieval"})
+            table["captions"].setdefault("decoder", {"captioner": "world"})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="settings in an old spelling")
         parse_config(table, command="")
