@@ -406,6 +406,25 @@ def test_pages_of_regions_lead_back_to_the_map(volume, look):
 
 
 @pytest.mark.slow
+def test_two_of_three_subjects_are_chosen_on_a_page_of_a_region(look, tmp_path):
+    study = studies.made_up(60, "volume", subjects=3)
+    write_caption_report(study, tmp_path, progress=False)
+    page = look(tmp_path / "rois" / "PPA.html", wait="#beside")
+    seen = [x for x in page.locator(".side h3").all_inner_texts() if x]
+    assert [x.split()[0] for x in seen] == ["sub-0", "sub-1"]
+    assert page.locator(".side:visible").count() == 2
+    page.select_option("#left", label="sub-2")
+    assert page.locator(".side:visible").count() == 2
+    assert not page.locator(".side").nth(0).is_visible()
+    boxes = [page.locator(".side").nth(k).bounding_box() for k in (2, 1)]
+    assert boxes[0]["x"] < boxes[1]["x"]
+    link = page.locator(".side:visible a").first
+    voxel = link.inner_text()
+    link.click()
+    page.wait_for_selector(f"#panel h3:has-text('Voxel {voxel}')")
+
+
+@pytest.mark.slow
 def test_without_script_the_page_still_tells(volume, browser):
     _, file = volume
     context = browser.new_context(java_script_enabled=False)

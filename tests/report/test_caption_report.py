@@ -28,6 +28,7 @@ from neuroenc.report._page import _put
 from neuroenc.report.explorer._cards import Pictures, segments
 from neuroenc.report.explorer._data import label_of_voxels, utf16, voxel_table
 from neuroenc.report.explorer._hypotheses import hypotheses_section
+from neuroenc.report.explorer._subjects import subjects_section
 
 _spec = importlib.util.spec_from_file_location("caption_studies", Path(__file__).parents[1] / "browser" / "studies.py")
 studies = importlib.util.module_from_spec(_spec)
@@ -496,3 +497,28 @@ def test_hypotheses_stand_with_what_supports_them_and_what_failed(tmp_path):
     assert shared["supported by"].startswith(f"{(own.verdict == 'supported').sum()} of {len(own)} voxels")
     assert shared["failed"] == f"{(own.verdict == 'unsupported').sum()} of {len(own)} voxels"
     assert hypotheses_section(dataclasses.replace(study, phrases=None)) is None
+
+
+def test_subjects_of_a_region_stand_side_by_side(tmp_path):
+    study = studies.made_up(60, "volume", subjects=3)
+    table = voxel_table(study)
+    rows = np.flatnonzero(study.scores.roi.values == "PPA")
+    shown = subjects_section(study, table, rows, {}).context["columns"]
+    subject = study.scores.subject.values
+    first = study.captions[study.captions["rank"] == 1].set_index("voxel").caption
+    assert len({tuple(x["name"] for x in column["words"]) for column in shown}) == 1
+    for column in shown:
+        own = study.scores.voxel.values[rows[subject[rows] == column["name"]]]
+        told = first[first.index.isin(own)]
+        assert (column["n_voxels"], column["n_captioned"]) == (len(own), len(told))
+        for word in column["words"]:
+            assert word["share"] == pytest.approx(told.str.contains(rf"\b{word['name']}s?\b").mean())
+            assert word["low"] <= word["share"] <= word["high"]
+        assert set(column["captions"]) <= set(told.items())
+    assert len(shown) >= 2
+    write_caption_report(study, tmp_path, progress=False)
+    page = (tmp_path / "rois" / "PPA.html").read_text(encoding="utf-8")
+    assert page.count('<div class="side">') == len(shown)
+    assert len(re.findall(r"<circle ", page)) == len(rows)
+    alone = dataclasses.replace(study, scores=study.scores.drop_vars("subject"))
+    assert subjects_section(alone, voxel_table(alone), rows, {}) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ from neuroenc.report._style import beside, number
 from neuroenc.report.explorer._cards import LEVEL_HEADINGS, Pictures, answer_text, best_rows, voxel_cards
 from neuroenc.report.explorer._data import VoxelTable
 from neuroenc.report.explorer._hypotheses import hypotheses_section
+from neuroenc.report.explorer._subjects import subjects_section
 
 PARTS = (("noun", "Nouns"), ("verb", "Verbs"), ("attribute", "Attributes"), ("relation", "Relations"))
 MAX_ROWS = 30
@@ -268,8 +269,12 @@ def group_page(
     kind: str,
     summary: pd.DataFrame | None = None,
     figure: str | None = None,
+    maps: Mapping[str, Any] | None = None,
 ) -> Page:
-    """Page of a region (``kind="roi"``) or of a subject (``kind="subject"``); ``figure`` is the path of its figure."""
+    """Page of a region (``kind="roi"``) or of a subject (``kind="subject"``).
+
+    ``figure`` is the path of the region's figure, ``maps`` are those of each subject.
+    """
     members = set(voxels.frame["voxel"].iloc[rows])
     region = name if kind == "roi" else None
     frame = voxels.frame.iloc[rows]
@@ -300,6 +305,7 @@ def group_page(
         page.add(_word_section("labels", "What voxels are about", lead, "Labels", columns))
     page.add(*_analyses(study, region, members, name if kind == "subject" else None))
     if region is not None:
+        page.add(subjects_section(study, voxels, rows, maps or {}))
         page.add(hypotheses_section(study, name), _checks(study, name))
     page.add(_retrieved(study, members))
     first = {"tiles": tiles(study, voxels, rows), "terms": terms_of(study, voxels)}

@@ -118,7 +118,8 @@ def explorer_sections(
             if drawn is not None and voxels.frame["captioned"].to_numpy()[rows].sum() >= LEAST_VOXELS:
                 figure = f"figures/{Path(paths[name]).stem}.svg"
                 beside[figure] = figure_svg(drawn.draw(name))
-            page = group_pages.group_page(study, voxels, rows, shown, name=name, kind="roi", figure=figure)
+            more: dict[str, Any] = {"figure": figure, "maps": {n: found for n, (found, _) in maps.items()}}
+            page = group_pages.group_page(study, voxels, rows, shown, name=name, kind="roi", **more)
             pages[paths[name]] = page
             bar.update(1)
         for name, (slug, rows) in subjects.items():
