@@ -410,7 +410,7 @@ def test_two_of_three_subjects_are_chosen_on_a_page_of_a_region(look, tmp_path):
     study = studies.made_up(60, "volume", subjects=3)
     write_caption_report(study, tmp_path, progress=False)
     page = look(tmp_path / "rois" / "PPA.html", wait="#beside")
-    seen = [x for x in page.locator(".side h3").all_inner_texts() if x]
+    seen = page.locator(".side:visible h3").all_inner_texts()
     assert [x.split()[0] for x in seen] == ["sub-0", "sub-1"]
     assert page.locator(".side:visible").count() == 2
     page.select_option("#left", label="sub-2")

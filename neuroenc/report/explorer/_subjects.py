@@ -34,8 +34,8 @@ def subjects_section(
     if len(names) < 2:
         return None
     words = [w for w, _ in regions.frequent_words(pd.concat([told[n] for n in names]), n=_WORDS)]
-    labels = voxels.frame["label"].iloc[rows]
-    labels = labels[labels != ""].value_counts().index[:_LABELS].tolist()
+    named = voxels.frame["label"].iloc[rows]
+    labels = named[named != ""].value_counts().index[:_LABELS].tolist()
     columns = []
     for name in names:
         at, n = own[name], told[name]["voxel"].nunique()
