@@ -202,13 +202,15 @@ def _check_space(where: str, config: FeaturesConfig, source: DataConfig, labels:
                 f"[{where}] {config.samples or config.file} lacks {len(missing)} stimuli, first {missing[0]!r}."
             )
         return
-    images, captions = config.kind in ("image", "pixels"), config.kind in ("captions", "trained")
+    images, captions = config.kind in ("image", "pixels"), config.kind in ("captions", "aspects", "trained")
     _needs(where, f'kind = "{config.kind}"', source, images, captions)
     with _named(f"{where}.model"):
         if config.kind == "image":
             image_embedder(config)
-        elif config.kind in ("captions", "dense"):
+        elif config.kind in ("captions", "aspects", "dense"):
             text_embedder(config)
+    if config.kind == "aspects":
+        require("spacy", "language")
     if config.kind == "dense" and config.table:
         read_table(config.table, ("stimulus", "row", "column", "caption"), what=f"[{where}] table")
 

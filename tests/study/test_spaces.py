@@ -9,6 +9,7 @@ import xarray as xr
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.captions import aspect_bands
 from neuroenc.data import simulate_world
 from neuroenc.embedding import train_space
 from neuroenc.encoders.comparison import compare as compare_cells, make_folds
@@ -62,6 +63,27 @@ def test_a_config_joins_spaces_into_cells():
         parse_config({"data": {"name": "world"}, "features": {**FEATURES, "both": {"spaces": ["dens", "single"]}}})
     with pytest.raises(ConfigError, match="two spaces"):
         parse_config({"data": {"name": "world"}, "features": {**FEATURES, "both": {"spaces": ["dense"]}}})
+
+
+def test_aspects_of_captions_are_spaces_of_their_own():
+    pytest.importorskip("spacy")
+    table = {"kind": "aspects", "model": "world"}
+    config = parse_config({"data": {"name": "world"}, "features": {"said": table}, "compare": {}})
+    names = [f"said.{a}" for a in ("scene", "objects", "actions", "attributes")]
+    assert list(config.features) == names
+    scenes = simulate_world(6, seed=1)
+    found = make_spaces(config.features, scenes, False)
+    whole = aspect_bands(scenes, "world")
+    for name in names:
+        wanted = whole[:, whole["band"].values == name.split(".")[1]]
+        np.testing.assert_array_equal(found[name].values, wanted.values)
+    one = {"said": {**table, "aspects": ["actions"]}}
+    alone = parse_config({"data": {"name": "world"}, "features": one, "compare": {}}).features
+    assert list(alone) == ["said"]
+    # Other words in the same batch change the last bit.
+    np.testing.assert_allclose(make_spaces(alone, scenes, False)["said"], found["said.actions"], atol=1e-6)
+    with pytest.raises(ConfigError, match="action"):
+        parse_config({"data": {"name": "world"}, "features": {"said": {**table, "aspects": ["action"]}}, "compare": {}})
 
 
 CAPTIONS = """

@@ -164,6 +164,7 @@ COMPARED = ("pixels", "dense", "join", "trained")
 FEATURES = {
     "image": ("model", "pretrained", "layer", "layers", "pooling", "normalise", "preprocessing"),
     "captions": ("model", "pretrained", "layer", "normalise", "prompt", "system"),
+    "aspects": ("model", "pretrained", "layer", "normalise", "prompt", "system", "aspects"),
     "dense": ("model", "pretrained", "layer", "normalise", "prompt", "system", "grid", "table"),
     "join": ("spaces", "grid"),
     "trained": ("train", "settings"),
@@ -180,6 +181,8 @@ class FeaturesConfig(Table):
     kind
         "image": a layer of a vision model. "captions", or "text": text embeddings, averaged over the captions of a
         stimulus.
+        "aspects": text embeddings of the words of captions that name scene, objects, actions or attributes, each a
+        space of its own (`neuroenc.captions.aspect_bands`; needs spaCy).
         "dense": text embeddings of captions of ``grid`` x ``grid`` cells, a map. "join": other spaces side by side.
         "trained": a text space of the stimuli's own captions, trained anew in each outer fold of a comparison on its
         training stimuli. "pixels": the pictures themselves, for trained cores. "file": features of your own. Left out:
@@ -211,6 +214,8 @@ class FeaturesConfig(Table):
         Scale each feature to mean 0 and variance 1 over the training rows.
     preprocessing
         Changes of the model's preprocessing, such as ``{ size = 112 }`` pixels.
+    aspects
+        Of "aspects": which ones, each a feature space ``NAME.ASPECT``.
     size
         Of "pixels": pixels a side.
     grid
@@ -231,7 +236,7 @@ class FeaturesConfig(Table):
         Of a .npy: CSV whose column ``stimulus`` names its rows; rows of one stimulus must be equal.
     """
 
-    kind: Literal["", "image", "captions", "dense", "join", "trained", "pixels", "file"] = ""
+    kind: Literal["", "image", "captions", "aspects", "dense", "join", "trained", "pixels", "file"] = ""
     model: ModelName = "efficientnet-lite0"
     pretrained: str = ""
     layer: str = ""
@@ -242,6 +247,7 @@ class FeaturesConfig(Table):
     system: str = ""
     standardise: bool = True
     preprocessing: dict[str, Any] = {}
+    aspects: list[Literal["scene", "objects", "actions", "attributes"]] = ["scene", "objects", "actions", "attributes"]
     size: Annotated[int, Field(ge=1, le=4096)] = 64
     grid: Annotated[int, Field(ge=1, le=256)] = 8
     spaces: list[str] = []

@@ -110,7 +110,12 @@ class StudyConfig(Table):
         for name, table in given.items():
             table = table.model_dump(exclude_unset=True) if isinstance(table, FeaturesConfig) else table
             layers = table.get("layers") if isinstance(table, Mapping) else None
-            if not isinstance(layers, (list, tuple)) or not layers:
+            aspects: Any = None
+            if isinstance(table, Mapping) and table.get("kind") == "aspects":
+                aspects = table.get("aspects", FeaturesConfig.model_fields["aspects"].default)
+            if isinstance(aspects, (list, tuple)) and len(aspects) > 1:
+                new = {f"{name}.{aspect}": {**table, "aspects": [aspect]} for aspect in aspects}
+            elif not isinstance(layers, (list, tuple)) or not layers:
                 new = {name: table}
             elif table.get("layer"):
                 raise ConfigError(

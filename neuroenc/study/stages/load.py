@@ -20,6 +20,7 @@ from neuroenc._core.files import check_readable_file, read_npy
 from neuroenc._core.optional import require
 from neuroenc._core.store import content_key
 from neuroenc._core.tables import read_table, whole_numbers
+from neuroenc.captions import aspect_bands
 from neuroenc.data import EncodingData, Stimuli, find_pictures
 from neuroenc.data.simulate import describe_cells, simulate_cortex, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, caption_grid
@@ -278,11 +279,17 @@ def make_spaces(
     """
     together: dict[str, list[str]] = {}
     for name, config in features.items():
-        if config.kind == "image" and config.layer:
-            key = config.model_dump_json(exclude={"layer", "standardise"})
+        if config.kind == "aspects" or (config.kind == "image" and config.layer):
+            key = config.model_dump_json(exclude={"layer" if config.kind == "image" else "aspects", "standardise"})
             together.setdefault(key, []).append(name)
     found: dict[str, xr.DataArray] = {}
     for names in together.values():
+        if features[names[0]].kind == "aspects" and stimuli is not None:
+            # Captions are parsed once for all aspects.
+            wanted = list(dict.fromkeys(a for name in names for a in features[name].aspects))
+            bands = _aspects(features[names[0]], stimuli, wanted, progress)
+            found |= {name: bands[:, np.isin(bands["band"], features[name].aspects)] for name in names}
+            continue
         layers = {features[name].layer: name for name in names}
         if len(layers) > 1 and stimuli is not None:
             made = image_embedder(features[names[0]], progress, list(layers)).embed_layers(stimuli)
@@ -356,6 +363,8 @@ def make_features(config: FeaturesConfig, stimuli: Stimuli | None, progress: boo
         return _pixels(stimuli, config.size)
     if config.kind == "image":
         return image_embedder(config, progress).embed(stimuli)
+    if config.kind == "aspects":
+        return _aspects(config, stimuli, config.aspects, progress)
     text = text_embedder(config, progress)
     if config.kind == "captions":
         return text.embed_captions(stimuli)
@@ -365,6 +374,12 @@ def make_features(config: FeaturesConfig, stimuli: Stimuli | None, progress: boo
     else:
         table = describe_cells(stimuli, cells)
     return caption_grid(table, stimuli, text, grid=cells)
+
+
+def _aspects(config: FeaturesConfig, stimuli: Stimuli, aspects: Sequence[str], progress: bool) -> xr.DataArray:
+    """Vectors of the words of each aspect, side by side."""
+    text = text_embedder(config.model_copy(update={"normalise": False}), progress)
+    return aspect_bands(stimuli, text, aspects=aspects, normalise=config.normalise)
 
 
 def _pixels(stimuli: Stimuli, size: int) -> xr.DataArray:
