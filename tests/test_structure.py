@@ -16,7 +16,6 @@ PACKAGE = ROOT / "neuroenc"
 # Public names that no command, config key, other room, guide or notebook uses yet, by the subject that will.
 WAITING: dict[str, set[str]] = {
     "language models of one's own while decoding": {"FunctionStep"},
-    "captions as features": {"aspect_bands", "caption_aspects"},
     "released checkpoints, written": {"published_state_dict"},
 }
 
