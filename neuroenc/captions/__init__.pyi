@@ -16,7 +16,11 @@ from .analysis._caption_search import (
 )
 from .analysis._category_accuracy import category_accuracy as category_accuracy
 from .analysis._clusters import VoxelClusters as VoxelClusters, cluster_voxels as cluster_voxels
-from .analysis._contrast import contrast as contrast, separating_phrases as separating_phrases
+from .analysis._contrast import (
+    contrast as contrast,
+    contrast_shares as contrast_shares,
+    separating_phrases as separating_phrases,
+)
 from .analysis._image_evaluation import (
     diffusion_pipeline as diffusion_pipeline,
     evaluate_images as evaluate_images,
@@ -29,6 +33,11 @@ from .analysis._lexicon import (
     concept_shares as concept_shares,
     load_categories as load_categories,
     load_lexicon as load_lexicon,
+)
+from .analysis._persons import (
+    cluster_readings as cluster_readings,
+    person_shares as person_shares,
+    person_voxels as person_voxels,
 )
 from .analysis._retrieved import named_concepts as named_concepts, retrieve_stimuli as retrieve_stimuli
 from .analysis._structurize import StructuredCaptions as StructuredCaptions, structurize as structurize

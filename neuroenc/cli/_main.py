@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from neuroenc._version import __version__
-from neuroenc.cli import _bank, _cache, _config, _data, _export, _panel, _plan, _report, _space, _study
+from neuroenc.cli import _bank, _cache, _config, _contrast, _data, _export, _panel, _plan, _report, _space, _study
 from neuroenc.cli._errors import clean_errors
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.add_typer(_report.app, name="report")
 app.command("run")(_study.run)
 app.command("compare")(_study.compare)
 app.command("caption")(_study.caption)
+app.command("contrast")(_contrast.contrast)
 app.command("plan")(_plan.plan)
 app.command()(_export.export)
 

@@ -1,3 +1,4 @@
+from ._contrast import contrast_studies as contrast_studies
 from ._demo import demo as demo
 from ._evaluate import evaluate as evaluate
 from ._export import export as export

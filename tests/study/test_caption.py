@@ -41,6 +41,7 @@ SMALL = [
     "captions.stability.max_voxels=40",
     "evaluation.permutations=200",
 ]
+SUBJECTS = 'analysis.contrast=["sub-01", "sub-02"]'
 
 
 def small(*overrides):
@@ -80,7 +81,7 @@ def done(tmp_path_factory):
     Counted.read.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("neuroenc.study.stages.bank._bank", counted)
-        summary = caption(small(), out, progress=False, say=lines.append)
+        summary = caption(small(SUBJECTS), out, progress=False, say=lines.append)
     summary["rows read"] = sum(Counted.read)
     return out, summary, lines
 
@@ -212,6 +213,15 @@ def test_what_comes_out(done):
     for name in ("phrases", "stability", "sentence", "words", "concepts", "categories"):
         assert len(getattr(study, name)), name
     assert {"stability", "sentence-level scores", "round trip", "diversity", "hallucination rate"} <= set(study.quality)
+    people = study.quality["persons"]
+    assert set(people["subject"]) == {"sub-01", "sub-02"}
+    assert (people["percent_supported"] <= 100).all()
+    assert len(study.quality["person clusters"]) >= 2
+    # Two subjects are no sample of subjects.
+    apart = study.contrasts
+    assert (apart["unit"] == "voxel").all()
+    assert ((apart["low"] <= apart["difference"]) & (apart["difference"] <= apart["high"])).all()
+    assert (np.sign(apart["difference"]) >= 0).mean() > 0.5
     assert "softmax temperature 1/150" in study.methods()
     assert any("planted family" in line for line in lines)
 
@@ -282,7 +292,7 @@ def test_planted_families_are_named_and_shuffled_weights_name_few(done):
 def test_a_second_call_takes_what_is_there_and_gives_the_same(done):
     out, summary, _ = done
     lines = []
-    again = caption(small(), out, progress=False, say=lines.append)
+    again = caption(small(SUBJECTS), out, progress=False, say=lines.append)
     for name in ("captions", "stability", "grounding", "sentence", "analyses"):
         assert any(line.strip().startswith(f"{name}: done before") for line in lines), name
     assert not any("bank:" in line for line in lines if "taken from" not in line)
@@ -299,7 +309,7 @@ def test_a_run_that_was_killed_after_the_reading_does_not_read_again(done, tmp_p
         shutil.rmtree(found) if found.is_dir() else found.unlink()
     Counted.read.clear()
     monkeypatch.setattr("neuroenc.study.stages.bank._bank", counted)
-    again = caption(small(), tmp_path, progress=False, say=lambda _: None)
+    again = caption(small(SUBJECTS), tmp_path, progress=False, say=lambda _: None)
     assert Counted.read == []
     assert {**again, "seconds": 0, "rows read": 300} == {**summary, "seconds": 0}
     for name in ("captions", "evidence", "phrases", "stability", "categories", "words"):

@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.stats import norm as normal, t as student
 
 from neuroenc import stats
-from neuroenc._core.checks import make_rng
+from neuroenc._core.checks import make_rng, one_of, share as share_of
 from neuroenc._core.errors import DataError
+from neuroenc.captions.analysis._lexicon import concept_maps
 from neuroenc.captions.analysis._words import check_captions, frequent_terms, indicator, unique_texts, voxel_keys
 from neuroenc.captions.text._words import FUNCTION_WORDS, strip_phrases, tokens
 
 Floats = np.ndarray
 # Pseudo-counts of the prior in all, as a share of the counts of all groups.
 _PRIOR = 0.1
+# Subjects on a side from which on they, not voxels, are the units of intervals.
+_LEAST_SUBJECTS = 3
 
 
 def phrases_of(text: str, longest: int = 3) -> set[str]:
@@ -226,3 +230,159 @@ def contrast(
     out = separating_phrases(both.drop(columns=["subject"], errors="ignore"), "_side", **options)
     at = {name: i for i, name in enumerate(names)}
     return out.sort_values("group", key=lambda g: g.map(at), kind="stable").reset_index(drop=True)
+
+
+def contrast_shares(
+    captions_a: pd.DataFrame,
+    captions_b: pd.DataFrame,
+    *,
+    names: tuple[str, str] = ("a", "b"),
+    terms: str = "phrase",
+    paired: bool = False,
+    at_least: float = 0.5,
+    min_voxels: int = 5,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    r"""Contrast what share of voxels names each phrase or concept, with subjects as the units where they are enough.
+
+    Voxels of one subject are alike: that subjects differ makes nearly every phrase differ between two groups of
+    subjects if voxels are compared (:func:`contrast`). With at least 3 subjects on each side the interval is Student's
+    over the subjects' shares (Welch's; with ``paired``, over differences within subjects); its standard error is at
+    least that of the voxels, so that a few subjects who agree by chance do not count for more. With fewer it is
+    Newcombe's over voxels, and ``unit`` says so: it tells nothing of other subjects, and is too narrow even for these.
+
+    .. math:: \bar d_w \pm t \, \max\bigl(se_w^{subjects},\, se_w^{voxels}\bigr), \qquad
+              \bar d_w = \tfrac{1}{n_a} \sum_{s \in a} p_{sw} - \tfrac{1}{n_b} \sum_{s \in b} p_{sw}
+
+    Parameters
+    ----------
+    captions_a, captions_b : DataFrame
+        ``voxel, caption``, and ``subject`` where there are several: two regions, groups of subjects, or data sets.
+    names : tuple of str
+        Of the two sides.
+    terms : {"phrase", "concept"}
+        Runs of words, or concepts of the lexicon.
+    paired : bool
+        Subjects of the same name are the same person on both sides; those on one side only are left out.
+    at_least : float
+        Share of a voxel's captions that must have the term, see :func:`concept_maps`.
+    min_voxels : int
+        Terms of fewer voxels on both sides together are left out.
+    confidence : float
+
+    Returns
+    -------
+    DataFrame
+        ``term, share_NAME`` of each side``, difference, low, high, p, q`` (Benjamini-Hochberg)``, unit`` ("subject" or
+        "voxel")``, n_NAME`` (units of each side), by p. Intervals hold for one term each; of many, look at q.
+
+    Raises
+    ------
+    DataError
+        A table is empty, both sides have one name, no subject stands on both sides of a paired contrast, or no term is
+        left.
+    ConfigError
+        A setting is not legal.
+
+    References
+    ----------
+    Welch (1947), Biometrika 34. Newcombe (1998), Statistics in Medicine 17 (method 10). Holmes & Friston (1998),
+    NeuroImage 7 (subjects as a random effect).
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> def side(noun, names):
+    ...     return pd.DataFrame([(s, v, f"a {noun if v else 'tree'}") for s in names for v in range(8)],
+    ...                         columns=["subject", "voxel", "caption"])
+    >>> out = contrast_shares(side("dog", "ABC"), side("car", "DEF"), names=("FFA", "PPA"))
+    >>> out[["term", "share_FFA", "share_PPA", "unit", "n_FFA"]].values.tolist()[0]
+    ['car', 0.0, 0.875, 'subject', 3]
+    """
+    if names[0] == names[1]:
+        raise DataError(f"both sides are named {names[0]!r}; they need different names.")
+    one_of("terms", terms, ("phrase", "concept"))
+    share_of("at_least", at_least)
+    sides = [check_captions(side) for side in (captions_a, captions_b)]
+    both = pd.concat([side.assign(_side=k) for k, side in enumerate(sides)], ignore_index=True)
+    both["subject"] = both["subject"].astype(str) if "subject" in both else ""
+    if paired:
+        common = set.intersection(*(set(part["subject"]) for _, part in both.groupby("_side")))
+        both = both[both["subject"].isin(common)].reset_index(drop=True)
+        if both.empty:
+            raise DataError("no subject stands on both sides. Next step: paired=False, or check the column subject.")
+    both["voxel"] = both.groupby(["_side", "subject", "voxel"], sort=False).ngroup()
+    first = both.drop_duplicates("voxel")
+    has, found = _having(both, terms, at_least, min_voxels)
+    side = first["_side"].to_numpy()
+    shares, sizes = [], []
+    for k in (0, 1):
+        unit, owners = pd.factorize(first.loc[side == k, "subject"], sort=True)
+        n = np.bincount(unit, minlength=len(owners)).astype(np.float64)
+        shares.append(np.asarray(indicator(unit, len(owners)) @ has[side == k]) / n[:, None])
+        sizes.append(n)
+    by_subject = min(map(len, sizes)) >= _LEAST_SUBJECTS
+    if by_subject:
+        mean, low, high, p = _over_subjects(shares, sizes, paired, confidence)
+    else:
+        mean, low, high, p = _over_voxels([has[side == k] for k in (0, 1)], confidence)
+    out = {"term": found, **{f"share_{name}": m for name, m in zip(names, mean)}}
+    out |= {"difference": mean[0] - mean[1], "low": low, "high": high, "p": p, "q": stats.fdr(p)}
+    out["unit"] = "subject" if by_subject else "voxel"
+    for k, name in enumerate(names):
+        out[f"n_{name}"] = len(sizes[k]) if by_subject else int((side == k).sum())
+    return pd.DataFrame(out).sort_values(["p", "term"], kind="stable", ignore_index=True)
+
+
+def _having(captions: pd.DataFrame, terms: str, at_least: float, min_voxels: int) -> tuple[Floats, list[str]]:
+    """Which voxel has which term, (voxel, term) of 0 and 1, and the terms' names."""
+    if terms == "concept":
+        maps = concept_maps(captions[["voxel", "caption"]], at_least=at_least)
+        has, found = maps["named"].values.T.astype(np.float64), [str(x) for x in maps["concept"].values]
+    else:
+        texts, codes = unique_texts(captions["caption"])
+        voxel = captions["voxel"].to_numpy()
+        named, counts = frequent_terms(
+            [phrases_of(text) for text in strip_phrases(texts)], codes, voxel, voxel.max() + 1, min_voxels
+        )
+        share = counts.toarray() / np.bincount(voxel)[:, None]
+        has, found = ((share >= at_least) & (share > 0)).astype(np.float64), [str(x) for x in named.names]
+    kept = has.sum(axis=0) >= min_voxels
+    if not kept.any():
+        raise DataError(f"no {terms} is named by {min_voxels} voxels. Next step: min_voxels=1, or more captions.")
+    return has[:, kept], [name for name, keep in zip(found, kept) if keep]
+
+
+def _over_subjects(
+    shares: list[Floats], sizes: list[Floats], paired: bool, confidence: float
+) -> tuple[list[Floats], Floats, Floats, Floats]:
+    mean, n = [s.mean(axis=0) for s in shares], [len(s) for s in shares]
+    d = mean[0] - mean[1]
+    parts, voxels = [s.var(axis=0, ddof=1) / k for s, k in zip(shares, n)], np.zeros(len(d))
+    for s, size in zip(shares, sizes):
+        # Half a voxel with the term and half a one without: no share is known to be 0.
+        pooled = (size @ s + 0.5) / (size.sum() + 1)
+        voxels += pooled * (1 - pooled) * (1 / size).sum() / len(size) ** 2
+    if paired:
+        variance, df = (shares[0] - shares[1]).var(axis=0, ddof=1) / n[0], np.full(len(d), n[0] - 1.0)
+    else:
+        variance = parts[0] + parts[1]
+        below = parts[0] ** 2 / (n[0] - 1) + parts[1] ** 2 / (n[1] - 1)
+        df = np.where(below > 0, variance**2 / np.where(below > 0, below, 1.0), sum(n) - 2.0)
+    error = np.sqrt(np.maximum(variance, voxels))
+    reach = student.ppf(0.5 + confidence / 2, df) * error
+    return mean, np.maximum(d - reach, -1), np.minimum(d + reach, 1), 2 * student.sf(np.abs(d) / error, df)
+
+
+def _over_voxels(has: list[Floats], confidence: float) -> tuple[list[Floats], Floats, Floats, Floats]:
+    """Newcombe's interval of a difference of two shares, and the p of the score test."""
+    count, n = [h.sum(axis=0) for h in has], [len(h) for h in has]
+    mean = [c / k for c, k in zip(count, n)]
+    limits = [stats.share_interval(c, k, confidence=confidence) for c, k in zip(count, n)]
+    (low_a, high_a), (low_b, high_b) = limits
+    d, pooled = mean[0] - mean[1], sum(count) / sum(n)
+    low = d - np.hypot(mean[0] - low_a, high_b - mean[1])
+    high = d + np.hypot(high_a - mean[0], mean[1] - low_b)
+    error = np.sqrt(pooled * (1 - pooled) * (1 / n[0] + 1 / n[1]))
+    z = np.where(error > 0, np.abs(d) / np.where(error > 0, error, 1), 0.0)
+    return mean, low, high, 2 * normal.sf(z)

@@ -65,7 +65,7 @@ def _shipped(file: str, key: str) -> dict[str, tuple[str, ...]]:
     return read_word_lists(Path(__file__).with_name(file), key)
 
 
-def _lists(
+def word_lists(
     given: str | os.PathLike[str] | Mapping[str, Iterable[str]] | None, what: str, file: str, key: str
 ) -> dict[str, tuple[str, ...]]:
     """Word lists that a setting means: the shipped ones, a mapping, or a TOML file."""
@@ -99,7 +99,7 @@ def load_lexicon(
     >>> "hot dog" in load_lexicon()["food"], load_lexicon({"person": ["Man", "woman"]})
     (True, {'person': ('man', 'woman')})
     """
-    return _lists(lexicon, "the lexicon", "lexicon.toml", "words")
+    return word_lists(lexicon, "the lexicon", "lexicon.toml", "words")
 
 
 def _tokens_of(doc: Any) -> list[Token]:
@@ -312,7 +312,7 @@ def load_categories(
     >>> list(load_categories())
     ['face', 'place', 'body', 'word', 'food']
     """
-    return _lists(categories, "categories", "categories.toml", "nouns")
+    return word_lists(categories, "categories", "categories.toml", "nouns")
 
 
 def category_regions() -> dict[str, str]:

@@ -296,6 +296,9 @@ class AnalysisConfig(Table):
         Captioned voxels that a region needs.
     max_rois
         Regions that are split where ``clusters`` names none.
+    persons
+        Share of each region's voxels whose captions name a person, and what clusters of these voxels tell apart (faces,
+        bodies, groups) in the largest ``max_rois`` regions with at least ``min_voxels`` of them.
     contrast
         Two regions, or two subjects, whose captions are contrasted.
     images
@@ -312,6 +315,7 @@ class AnalysisConfig(Table):
     clusters: list[str] = []
     min_voxels: Annotated[int, Field(ge=2, le=MOST)] = 30
     max_rois: CountOrZero = 6
+    persons: bool = True
     contrast: list[str] = []
     images: Literal["none", "retrieve"] = "none"
     n_images: Count = 5

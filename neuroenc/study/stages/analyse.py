@@ -14,12 +14,15 @@ from neuroenc._core.errors import ConfigError
 from neuroenc.captions import (
     CaptionStudy,
     categorise,
+    cluster_readings,
     cluster_voxels,
     concept_maps,
     concept_shares,
     contrast,
+    contrast_shares,
     find_phrases,
     named_concepts,
+    person_voxels,
     retrieve_stimuli,
     search_vectors,
     search_vocabulary,
@@ -43,6 +46,8 @@ def analyse(study: Study) -> dict[str, Any]:
     tables: dict[str, Any] = dict(study.store.keep("analyses", inputs, lambda: _analyses(study)))
     if config.retrieval.enabled:
         tables |= _retrieved(study)
+    if "person clusters" in tables:
+        tables["quality"] = {**found.quality, "person clusters": tables.pop("person clusters")}
     return {"captions": dataclasses.replace(found, **tables)}
 
 
@@ -100,7 +105,7 @@ def _analyses(study: Study) -> dict[str, pd.DataFrame | xr.Dataset]:
     out: dict[str, pd.DataFrame | xr.Dataset] = {}
     if config.analysis.words != "none":
         out["words"] = words(_of_folds(study.captions), parser=config.analysis.words)
-    out["concepts"] = _concepts(captions, scores, seed)
+    out["concepts"] = by_subject(captions, scores, lambda own: concept_shares(concept_maps(own), seed=seed))
     if captioner.embed_text is not None:
         joint = config.space.stimuli == "image"
         direction = text_direction(study.texts, captioner.decoder) if joint else None
@@ -113,6 +118,8 @@ def _analyses(study: Study) -> dict[str, pd.DataFrame | xr.Dataset]:
         "clusters": _clusters(captions, projection, config.analysis, seed, study.say),
         "contrasts": _contrasts(captions, scores, config.analysis, seed),
     }
+    if config.analysis.persons:
+        more["person clusters"] = _person_clusters(captions, projection, config.analysis, seed)
     return out | {name: table for name, table in more.items() if len(table)}
 
 
@@ -124,25 +131,49 @@ def _of_folds(found: CaptionStudy) -> pd.DataFrame:
     return found.folds.merge(found.captions.drop_duplicates("voxel")[labels], on="voxel", how="left")
 
 
-def _concepts(captions: pd.DataFrame, scores: xr.Dataset, seed: int) -> pd.DataFrame:
-    """Percentages of each region, a subject at a time."""
+def by_subject(
+    captions: pd.DataFrame, scores: xr.Dataset, table_of: Callable[[pd.DataFrame], pd.DataFrame]
+) -> pd.DataFrame:
+    """A table of each subject's captions, one below the other."""
     names = scores["subject"].values if "subject" in scores.coords else np.full(scores.sizes["voxel"], "")
     of = dict(zip(scores["voxel"].values.tolist(), names.tolist()))
     owner = captions["voxel"].map(of)
     tables = []
     for subject in dict.fromkeys(owner):
-        table = concept_shares(concept_maps(captions[owner == subject]), seed=seed)
+        table = table_of(captions[owner == subject])
         tables.append(table.assign(subject=subject) if subject else table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _members(projection: xr.Dataset) -> dict[str, np.ndarray]:
+    """Positions of each region's voxels; a voxel of overlapping regions counts in each."""
+    regions = projection["roi"].values if "roi" in projection.coords else ()
+    names = dict.fromkeys(name for several in regions for name in str(several).split(";") if name)
+    return {name: np.flatnonzero(in_roi(projection, name)) for name in names}
+
+
+def _person_clusters(captions: pd.DataFrame, projection: xr.Dataset, config: AnalysisConfig, seed: int) -> pd.DataFrame:
+    """Clusters of the person voxels of each region and of all, read by lists of faces, bodies and groups."""
+    part = projection.isel(voxel=np.isin(projection["voxel"].values, person_voxels(captions)))
+    members = {"all": np.arange(part.sizes["voxel"]), **_members(part)}
+    kept = sorted((k for k, v in members.items() if len(v) >= config.min_voxels), key=lambda k: -len(members[k]))
+    rows = []
+    for roi in kept[: config.max_rois]:
+        found = cluster_voxels(part.isel(voxel=members[roi]), (2, 3), n_bootstraps=20, n_null=20, seed=seed)
+        choice = found.choices[found.choices["k"] == found.k].iloc[0]
+        for number, read in cluster_readings(captions, found.mapping(), seed=seed).groupby("cluster"):
+            best = read.iloc[int(read["z"].argmax())]
+            row = {"roi": roi, "cluster": number, "n_voxels": int(best["n_voxels"])}
+            row |= {f"{name} percent": share for name, share in zip(read["list"], read["percent"])}
+            row |= {"reading": best["list"] if best["z"] > 0 else "", "z": best["z"], "p_reading": best["p"]}
+            rows.append(row | {"stability": choice["stability"], "p_one_cloud": choice["p"]})
+    return pd.DataFrame(rows)
 
 
 def _clusters(
     captions: pd.DataFrame, projection: xr.Dataset, config: AnalysisConfig, seed: int, say: Callable[[str], None]
 ) -> pd.DataFrame:
-    regions = projection["roi"].values if "roi" in projection.coords else ()
-    names = dict.fromkeys(name for several in regions for name in str(several).split(";") if name)
-    # A voxel of overlapping regions counts in each.
-    members = {name: np.flatnonzero(in_roi(projection, name)) for name in names}
+    members = _members(projection)
     wanted = config.clusters or [k for k, v in members.items() if len(v) >= config.min_voxels]
     if not config.clusters and len(wanted) > config.max_rois:
         wanted = sorted(wanted, key=lambda k: -len(members[k]))[: config.max_rois]
@@ -182,6 +213,16 @@ def _contrasts(captions: pd.DataFrame, scores: xr.Dataset, config: AnalysisConfi
         inside = (owner == name) | regions.map(lambda names: name in names)
         return captions[inside.to_numpy()]
 
-    found = contrast(of(a), of(b), names=(a, b), n_permutations=500, seed=seed)
+    sides = of(a), of(b)
+    found = contrast(*sides, names=(a, b), n_permutations=500, seed=seed)
     top = found.groupby("group", sort=False).head(15).reset_index(drop=True)
-    return top.assign(roi=top["group"])
+    # Two regions lie in the same people.
+    paired = not {a, b} & set(owner.astype(str))
+    named = [side.assign(subject=owner[side.index]) for side in sides]
+    shares = contrast_shares(*named, names=(a, b), paired=paired, at_least=0, min_voxels=1).set_index("term")
+    shares = shares.loc[top["phrase"], ["difference", "low", "high", "unit"]].reset_index(drop=True)
+    # Each group minus the other one.
+    second = (top["group"] == b).to_numpy()
+    flipped = -shares[["difference", "high", "low"]].to_numpy()
+    shares.loc[second, ["difference", "low", "high"]] = flipped[second]
+    return top.assign(**shares, roi=top["group"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from neuroenc.captions import (
     caption_diversity,
     category_accuracy,
     hallucination_rate,
+    person_shares,
     retrieve_images,
     round_trip,
     score_stability,
@@ -30,6 +32,7 @@ from neuroenc.captions import (
 )
 from neuroenc.embedding import ImageEmbedder, embed_windows
 from neuroenc.encoders.readout import patch_map
+from neuroenc.study.stages.analyse import by_subject
 from neuroenc.study.stages.bank import Texts, text_direction, unique_ids
 from neuroenc.study.stages.caption import READS, captioned_weights, first_roi
 from neuroenc.study.study import Study, stage
@@ -208,6 +211,9 @@ def check(study: Study) -> dict[str, Any]:
             both = [quality["sentence-level scores"], tables["summary"]]
             quality["sentence-level scores"] = pd.concat(both, ignore_index=True)
     captions = found.captions
+    if config.analysis.persons:
+        shares = partial(person_shares, shuffled=shuffled, phrases=found.phrases)
+        quality["persons"] = by_subject(captions, fitted.scores, shares)
     if texts is not None:
         image_mean = readings.fitted["bank_direction"].values
         text_mean = direction if config.bank.source != "captions" else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_ind
 from sklearn.metrics import adjusted_rand_score
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import cluster_voxels, contrast, separating_phrases
+from neuroenc.captions import cluster_voxels, contrast, contrast_shares, separating_phrases
 from neuroenc.captions.analysis._contrast import log_odds
 from neuroenc.data.simulate import family_of_word
 
@@ -138,3 +139,36 @@ def test_contrast_of_a_side_with_itself_is_an_error(truthful):
     assert found["z"].abs().max() < 1e-6 if len(found) else True
     with pytest.raises(DataError, match="different names"):
         contrast(a, b, names=("x", "x"))
+
+
+def side(rng, names, share):
+    said = [np.where(rng.random(40) < p, "a dog", "a house on a hill") for p in share]
+    return pd.concat([pd.DataFrame({"subject": n, "voxel": range(40), "caption": s}) for n, s in zip(names, said)])
+
+
+def test_shares_are_contrasted_over_subjects_as_an_independent_test_does():
+    rng = np.random.default_rng(0)
+    a, b = side(rng, "ABCD", [0.8, 0.5, 0.9, 0.6]), side(rng, "EFG", [0.2, 0.4, 0.1])
+    means = [t["caption"].str.contains("dog").groupby(t["subject"].to_numpy()).mean() for t in (a, b)]
+    row = contrast_shares(a, b, names=("x", "y")).set_index("term").loc["dog"]
+    expected = ttest_ind(*means, equal_var=False)
+    assert row["p"] == pytest.approx(expected.pvalue)
+    assert (row["low"], row["high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert (row["unit"], row["n_x"], row["n_y"]) == ("subject", 4, 3)
+    other = side(rng, "ABCE", [0.2, 0.4, 0.1, 0.3])
+    paired = contrast_shares(a, other, paired=True).set_index("term").loc["dog"]
+    d = [means[0][n] - other[other["subject"] == n]["caption"].str.contains("dog").mean() for n in "ABC"]
+    assert (paired["difference"], paired["n_a"]) == (pytest.approx(np.mean(d)), 3)
+    assert paired["difference"] - paired["low"] == pytest.approx(4.3027 * np.std(d, ddof=1) / np.sqrt(3), rel=1e-4)
+    with pytest.raises(DataError, match="no subject stands on both sides"):
+        contrast_shares(a, b, paired=True)
+
+
+def test_shares_of_few_subjects_are_contrasted_over_voxels_and_said_to_be():
+    rng = np.random.default_rng(1)
+    a, b = side(rng, "A", [0.0]), side(rng, "BC", [0.5, 0.5])
+    row = contrast_shares(a, b).set_index("term").loc["dog"]
+    assert (row["unit"], row["n_a"], row["n_b"]) == ("voxel", 40, 80)
+    assert -1 < row["low"] < row["high"] < 0
+    people = contrast_shares(a, b, terms="concept", min_voxels=1).set_index("term")
+    assert people.loc["animal", "difference"] == pytest.approx(row["difference"])
