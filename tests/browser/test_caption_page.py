@@ -440,7 +440,7 @@ def test_voxels_with_odd_names_have_links(look, tmp_path):
     names = {v: f"sub/1 #{v}&é" for v in study.scores.voxel.values}
     tables = {
         n: getattr(study, n).assign(voxel=lambda f: f.voxel.map(names))
-        for n in ("captions", "evidence", "gate", "phrases", "stability")
+        for n in ("captions", "evidence", "gate", "phrases", "stability", "folds")
     }
     scores = study.scores.assign_coords(voxel=[names[v] for v in study.scores.voxel.values])
     study = dataclasses.replace(study, scores=scores, **tables)
