@@ -34,6 +34,7 @@ from .analysis._lexicon import (
     load_categories as load_categories,
     load_lexicon as load_lexicon,
 )
+from .analysis._map import direction_map as direction_map
 from .analysis._persons import (
     cluster_readings as cluster_readings,
     person_shares as person_shares,
