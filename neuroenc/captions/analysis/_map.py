@@ -71,7 +71,7 @@ def direction_map(
     if fit_subject is not None:
         if "subject" not in getattr(source, "coords", ()):
             raise DataError("source has no coordinate 'subject'. Next step: assign_coords, or fit_subject=None.")
-        owner = source["subject"].values.astype(str)
+        owner = np.broadcast_to(source["subject"].values.astype(str), live.shape)
         if fit_subject not in owner:
             raise ConfigError(unknown_name("subject", fit_subject, sorted(set(owner))))
         fitted &= owner == fit_subject
@@ -93,5 +93,6 @@ def direction_map(
     low, high = np.percentile(values[fitted], [1, 99], axis=0)
     values = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
     if isinstance(source, (xr.Dataset, xr.DataArray)) and "subject" in source.coords:
-        coords = {**coords, "subject": ("voxel", source["subject"].values)}
+        # Voxels of one subject may carry its name once.
+        coords = {**coords, "subject": ("voxel", np.broadcast_to(source["subject"].values, live.shape))}
     return xr.DataArray(values, dims=("voxel", "channel"), coords=coords, name="map", attrs={"method": used})

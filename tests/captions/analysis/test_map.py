@@ -47,6 +47,8 @@ def test_other_subjects_are_placed_by_the_first_ones_map(method):
     alone = direction_map(weights[:, 1::2], method=method, seed=3)
     np.testing.assert_allclose(whole.values[1::2], alone.values)
     assert whole["subject"].values.tolist() == weights["subject"].values.tolist()
+    named_once = weights[:, 1::2].drop_vars("subject").assign_coords(subject="s1")
+    assert direction_map(named_once, method="pca", fit_subject="s1")["subject"].values.tolist() == ["s1"] * 48
     middle = np.stack([alone.values[kind[1::2] == k].mean(0) for k in range(8)])
     nearest = np.linalg.norm(whole.values[::2, None] - middle[None], axis=-1).argmin(1)
     assert (nearest == kind[::2]).mean() > 0.75
