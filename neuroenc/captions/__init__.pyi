@@ -72,6 +72,7 @@ from .checks._scoring import (
     sentence_scores as sentence_scores,
     stability_jobs as stability_jobs,
 )
+from .checks._trimming import trim_captions as trim_captions
 from .decoding._constraints import (
     CorpusConstraint as CorpusConstraint,
     TrieConstraint as TrieConstraint,

@@ -22,6 +22,16 @@ from neuroenc.captions.text._vectors import embed
 from neuroenc.retrieval import Chunk, as_bank
 
 
+class Verification(NamedTuple):
+    """What a verifier says of k claims: ``yes`` (k,) bool, and the numbers behind it (k,) by name.
+
+    Claim k is the phrase ``table[phrases[k]]`` of the voxel ``voxels[k]`` (position among the checker's voxels).
+    """
+
+    yes: np.ndarray
+    numbers: dict[str, np.ndarray]
+
+
 def as_captions(captions: Any) -> dict[str, list[str]]:
     """Captions by stimulus id, from a mapping, Stimuli, or a sequence of captions (ids "0", "1", ...)."""
     if hasattr(captions, "ids") and hasattr(captions, "captions"):
@@ -180,6 +190,25 @@ class PhraseBank:
                 same |= own @ self.centred([p.key for p in part]).T > self.cut
             out[:, a : a + step] = (self.held @ sparse.csr_matrix(same.astype(np.float32))).toarray() > 0
         return out
+
+    def named(self, phrases: Sequence[Phrase]) -> sparse.csr_matrix:
+        """How many phrases of each image's captions hold all words of each phrase, (image, phrase)."""
+        words = {w: k for k, w in enumerate(dict.fromkeys(w for key in self.keys for w in key.split()))}
+
+        def incidence(keys: Sequence[str]) -> tuple[sparse.csr_matrix, np.ndarray]:
+            sets = [set(key.split()) for key in keys]
+            at = [(k, words[w]) for k, several in enumerate(sets) for w in several if w in words]
+            rows, columns = (np.array([x[j] for x in at], dtype=np.int64) for j in range(2))
+            shape = (len(keys), len(words))
+            found = sparse.csr_matrix((np.ones(len(at), np.float32), (rows, columns)), shape=shape)
+            return found, np.array([len(several) for several in sets])
+
+        (ours, _), (theirs, n_words) = incidence(self.keys), incidence([p.key for p in phrases])
+        shared = (ours @ theirs.T).tocoo()
+        whole = shared.data == n_words[shared.col]
+        shape = (len(self.keys), len(phrases))
+        holds = sparse.csr_matrix((shared.data[whole] * 0 + 1, (shared.row[whole], shared.col[whole])), shape=shape)
+        return (self.held @ holds).tocsr()
 
 
 class BankImages(NamedTuple):

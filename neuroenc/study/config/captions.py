@@ -230,6 +230,16 @@ class GroundingConfig(Table):
         Whether phrases are checked.
     images
         Top images of each voxel: those shown, and those that phrases are checked against.
+    trim
+        Take phrases out of captions that make no difference to the voxel: a caption ends where the weights have nothing
+        left to say.
+    judge
+        What a verdict rests on. "responses": whether images that show the phrase drive the voxel, by predicted
+        responses to random images of the bank, more than images that do not. "crossed": whether the best images show
+        it and the weights point to it.
+    effect
+        Least difference between the two, in standard deviations of the predicted response, of ``trim`` and of
+        "responses"; 0.5 is a medium effect.
     intervene
         Check while captions are written, and drop beams with an ungrounded phrase.
     phrases
@@ -245,6 +255,9 @@ class GroundingConfig(Table):
 
     enabled: bool = True
     images: Count = 16
+    trim: bool = True
+    judge: Literal["responses", "crossed"] = "responses"
+    effect: Annotated[float, Field(gt=0, le=3)] = 0.5
     intervene: bool = False
     phrases: Literal["auto", "spacy", "rules", "syntactic"] = "auto"
     places: Literal["none", "show", "witness"] = "none"

@@ -300,8 +300,9 @@ def _read(study: Study, passed: np.ndarray, sampled: np.ndarray) -> dict[str, An
         features_normalised=captioner.features_normalised,
         keep_rows=config.grounding.enabled and not told,
     )
-    # As many as `GroundingChecker` draws by itself.
-    images = reading.images(1000, seed) if config.grounding.enabled else None
+    # A third of them chooses phrases, the rest judges them. Where nobody knows what they show, each is compared with
+    # every phrase, which takes its time.
+    images = reading.images(3000 if told else 1000, seed) if config.grounding.enabled else None
     reading.read()
     parts: dict[str, Any] = {"fitted": projected(), "shuffled": shuffled()}
     parts |= {f"stability-{n:03d}": variant() for n, variant in enumerate(variants)}

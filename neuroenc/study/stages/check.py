@@ -29,6 +29,7 @@ from neuroenc.captions import (
     sentence_scores,
     shuffled_control,
     test_caption,
+    trim_captions,
 )
 from neuroenc.embedding import ImageEmbedder, embed_windows
 from neuroenc.encoders.readout import patch_map
@@ -39,34 +40,51 @@ from neuroenc.study.study import Study, stage
 from neuroenc.study.truth import judge_planted, planted_summary
 
 
-@stage("ground", reads=READS, writes=("captions",))
+@stage("ground", reads=READS, writes=("captions", "shuffled"))
 def ground(study: Study) -> dict[str, Any]:
-    """Judge each phrase; with ``grounding.intervene``, decode captions again under grounding constraints."""
+    """Take out of captions what the weights do not bear out, and judge each phrase; the same of shuffled weights.
+
+    With ``grounding.intervene``, captions are first decoded again under grounding constraints.
+    """
     config, found, seed = study.table("captions"), study.captions, study.config.seed
-    if not config.grounding.enabled or not len(found.captions):
-        return {"captions": found}
+    if not len(found.captions):
+        return {"captions": found, "shuffled": found.captions}
+    base = [study.contents, study.readings.key, found.captions, seed]
+    shuffled = study.store.keep("shuffled", base, lambda: {"captions": shuffled_captions(study)})["captions"]
+    if not config.grounding.enabled:
+        return {"captions": found, "shuffled": shuffled}
     coef, intercept = captioned_weights(found, study.fitted)
     tokens = place_tokens(study) if config.grounding.places != "none" else None
     if tokens is not None:
         found = dataclasses.replace(found, evidence=with_places(found.evidence, coef, tokens))
-    inputs = [study.contents, study.readings.key, found.captions, found.evidence, config.grounding, seed]
+    inputs = [*base, found.evidence, config.grounding]
 
     def work() -> dict[str, pd.DataFrame]:
         checker = make_checker(study, coef, intercept, tokens if config.grounding.places == "witness" else None)
         if checker is None:
             return {}
-        captions = _intervened(study, checker, coef, intercept) if config.grounding.intervene else found.captions
+        captions, mixed = found.captions, shuffled
+        if config.grounding.intervene:
+            captions = _intervened(study, checker, coef, intercept)
+        if config.grounding.trim and checker.chooser is not None:
+            effect = config.grounding.effect
+            captions = trim_captions(captions, checker, effect=effect)
+            voxels = coef["voxel"].values
+            control = checker.reweighted(shuffled_control(study.fitted.coef, seed).sel(voxel=voxels))
+            mixed = trim_captions(mixed, control, effect=effect)
+        if config.grounding.judge == "crossed":
+            checker = checker.crossed()
         checked = checker.check(captions)
         rates = pd.DataFrame()
         if len(checked.phrases):
             chance = checker.shuffled(seed).check(captions).phrases
             rates = hallucination_rate(checked.phrases, "roi", chance=chance, seed=seed)
-        return {"captions": checked.captions, "phrases": checked.phrases, "rates": rates}
+        return {"captions": checked.captions, "phrases": checked.phrases, "rates": rates, "shuffled": mixed}
 
     tables = study.store.keep("grounding", inputs, work)
     if not tables:
         study.say("    grounding: no human captions to compare with; phrases are not checked")
-        return {"captions": found}
+        return {"captions": found, "shuffled": shuffled}
     new = dataclasses.replace(
         found,
         captions=tables["captions"],
@@ -74,7 +92,7 @@ def ground(study: Study) -> dict[str, Any]:
         quality={**found.quality, "hallucination rate": tables["rates"]},
         settings={**found.settings, "grounding": vars(config.grounding)},
     )
-    return {"captions": new}
+    return {"captions": new, "shuffled": tables["shuffled"]}
 
 
 def _intervened(study: Study, checker: GroundingChecker, coef: xr.DataArray, intercept: np.ndarray) -> pd.DataFrame:
@@ -153,24 +171,34 @@ def make_checker(
         return None
     # Texts and images of a joint space lie around two means, not in one cloud.
     joint = study.table("captions").space.stimuli == "image"
+    config, images = study.table("captions").grounding, study.readings.images
+    judge = "responses" if config.trim else config.judge
+    if judge == "responses" and len(images.random) < 30:
+        study.say(
+            f"    grounding: {len(images.random)} images are too few to predict responses to; captions stay whole"
+        )
+        judge = "crossed"
     return GroundingChecker(
         coef,
         study.captions.evidence,
         told,
         captioner.embed_text,
-        bank=study.readings.images,
+        bank=images,
+        judge=judge,
+        effect=config.effect,
+        apart=config.trim and config.judge == "responses",
         intercept=intercept,
         text_direction=text_direction(study.texts, captioner.decoder) if joint else None,
         centre=joint,
         seed=seed,
         features_normalised=captioner.features_normalised,
         max_memory=captioner.max_memory,
-        engine=study.table("captions").grounding.phrases,
+        engine=config.phrases,
         tokens=tokens,
     )
 
 
-@stage("check", reads=(*READS, "stimuli", "taught"), writes=("captions",))
+@stage("check", reads=(*READS, "shuffled", "stimuli", "taught"), writes=("captions",))
 def check(study: Study) -> dict[str, Any]:
     """Stability, scores on held-out stimuli, round trip, diversity, and all of it for shuffled weights."""
     config, fitted, found, readings = study.table("captions"), study.fitted, study.captions, study.readings
@@ -188,7 +216,7 @@ def check(study: Study) -> dict[str, Any]:
     stable = study.store.keep("stability", [*base, config.stability], lambda: stability_tables(study))
     if stable:
         quality["stability"] = stable["summary"]
-    shuffled = study.store.keep("shuffled", base, lambda: {"captions": shuffled_captions(study)})["captions"]
+    shuffled = study.shuffled
     vectors, kind = _stimulus_vectors(study)
     sentence = None
     if vectors is not None:
