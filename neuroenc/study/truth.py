@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc.data.simulate import families_in_caption, names_member
+from neuroenc.data.simulate import families_in_caption, names_member, scenes_showing
 
 
 def judge_planted(captions: pd.DataFrame, truth: xr.Dataset) -> pd.DataFrame:
@@ -79,3 +79,73 @@ def planted_summary(judged: pd.DataFrame, prefix: str = "planted_") -> dict[str,
         f"{prefix}both_named": share(mixed, "both"),
         f"{prefix}both_in_best": share(mixed, "both_best"),
     }
+
+
+#: Differences of the noiseless response, in its standard deviations, from which a phrase is true, and up to which it
+#: is false of a voxel; and scenes that must show it.
+TRUE, FALSE, LEAST_SCENES = 0.3, 0.0, 20
+
+
+def judge_phrases(phrases: pd.DataFrame, signal: xr.DataArray, table: pd.DataFrame) -> pd.DataFrame:
+    """Whether each phrase is true of its voxel, by the noiseless responses to scenes that show it.
+
+    "true" where scenes that show the phrase drive the voxel by 0.3 standard deviations more than the others do, "false"
+    where they drive it no more, "undecidable" between, where fewer than 20 scenes show it, and where the phrase names
+    nothing in the simulated world. What the phrase stands in, and what a checker says of it, play no part.
+
+    Parameters
+    ----------
+    phrases : DataFrame
+        ``voxel, phrase``.
+    signal : DataArray (stimulus, voxel)
+        Noiseless responses, ``truth["signal"]`` of :func:`neuroenc.data.simulate.simulate_cortex`.
+    table : DataFrame
+        ``table`` of the stimuli.
+
+    Returns
+    -------
+    DataFrame
+        The phrases with ``difference`` (in standard deviations; NaN where too few scenes show the phrase) and
+        ``truth``.
+
+    Examples
+    --------
+    >>> from neuroenc.data.simulate import simulate_world
+    >>> world = simulate_world(300, seed=0)
+    >>> likes = (world.table[["face"]] > 0).to_numpy(float)
+    >>> signal = xr.DataArray(likes, dims=("stimulus", "voxel"), coords={"stimulus": world.ids, "voxel": [7]})
+    >>> said = pd.DataFrame({"voxel": 7, "phrase": ["face", "cake", "middle"]})
+    >>> judge_phrases(said, signal, world.table)["truth"].tolist()
+    ['true', 'false', 'undecidable']
+    """
+    names = signal["stimulus"].values.astype(str)
+    rows = pd.Index(table.index.astype(str)).get_indexer(names)
+    values = np.asarray(signal.values, dtype=np.float64)
+    values = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-12)
+    column = {v: k for k, v in enumerate(signal["voxel"].values.tolist())}
+    known = {text: scenes_showing(text, table) for text in phrases["phrase"].unique()}
+    found = np.full(len(phrases), np.nan)
+    for k, (voxel, text) in enumerate(zip(phrases["voxel"], phrases["phrase"])):
+        shown = known[text]
+        inside = None if shown is None else shown[rows]
+        if inside is not None and LEAST_SCENES <= inside.sum() <= len(inside) - LEAST_SCENES:
+            y = values[:, column[voxel]]
+            found[k] = y[inside].mean() - y[~inside].mean()
+    truth = np.select([np.isnan(found), found >= TRUE, found <= FALSE], ["undecidable", "true", "false"], "undecidable")
+    return phrases.assign(difference=found, truth=truth)
+
+
+def checker_summary(judged: pd.DataFrame) -> dict[str, float]:
+    """Shares of true and false phrases, and precision and recall of verdicts, over phrases that are true or false.
+
+    >>> said = pd.DataFrame({"truth": ["true", "true", "false"], "verdict": ["supported", "uncertain", "unsupported"]})
+    >>> {k: round(v, 2) for k, v in checker_summary(said).items() if "recall" in k}
+    {'recall of supported': 0.5, 'recall of unsupported': 1.0}
+    """
+    n, decided = len(judged), judged[judged["truth"] != "undecidable"]
+    out = {f"{name}": float((judged["truth"] == name).mean()) if n else np.nan for name in ("true", "false")}
+    for verdict, truth in (("supported", "true"), ("unsupported", "false")):
+        said, holds = decided["verdict"] == verdict, decided["truth"] == truth
+        out[f"precision of {verdict}"] = float(holds[said].mean()) if said.any() else np.nan
+        out[f"recall of {verdict}"] = float(said[holds].mean()) if holds.any() else np.nan
+    return out

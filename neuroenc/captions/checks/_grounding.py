@@ -99,8 +99,8 @@ class GroundingChecker:
     effect : float
         Least standardised difference of predicted responses.
     apart : bool
-        Keep the images by which :meth:`effects` chooses phrases (a third of the random ones) from those by which
-        "responses" judges them (the rest). False: all images for both.
+        Keep the images by which :meth:`effects` chooses phrases (half of the random ones) from those by which
+        "responses" judges them. False: all images for both.
     similar : float or None
         A phrase with another main noun counts as the same where the two are nearer than all but this share of random
         pairs are ("kid", "child"). None: only equal main nouns do.
@@ -224,9 +224,9 @@ class GroundingChecker:
 
             options: dict[str, Any] = {"effect": effect, "nearer": shown, "max_memory": max_memory}
             options["normalised"] = features_normalised
-            first, rest = (asked[::3], [n for k, n in enumerate(asked) if k % 3]) if apart else (asked, asked)
+            first, rest = (asked[::2], asked[1::2]) if apart else (asked, asked)
             if min(len(first), len(rest)) < 2 * LEAST_IMAGES:
-                least = (3 if apart else 1) * 2 * LEAST_IMAGES
+                least = (2 if apart else 1) * 2 * LEAST_IMAGES
                 raise DataError(
                     f"{len(asked)} images of the bank are at hand to predict responses to; at least {least} are "
                     'needed. Next step: a larger bank, or judge="crossed".'

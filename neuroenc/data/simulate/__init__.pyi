@@ -6,6 +6,7 @@ from ._lexicon import (
     families_in_caption as families_in_caption,
     family_of_word as family_of_word,
     names_member as names_member,
+    scenes_showing as scenes_showing,
 )
 from ._nsd_tree import nsd_tree as nsd_tree
 from ._nuisances import Nuisances as Nuisances

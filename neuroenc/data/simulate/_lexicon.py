@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 #: The five object families that the simulated cortex is selective for.
 FAMILIES: tuple[str, ...] = ("face", "body", "place", "word", "food")
@@ -128,3 +133,78 @@ def names_member(caption: str, name: str) -> bool:
     free = {"{c}": r"\w+", "a": "an?"}
     forms = (" ".join(free.get(w, re.escape(w)) for w in p.split()) for p in member(name).phrases)
     return any(re.search(rf"\b{form}\b", caption.lower()) for form in forms)
+
+
+#: Words that change what a phrase names without naming it, and glue.
+_QUALIFIERS = frozenset(
+    {"a", "an", "the", "with", "in", "on", "of", "and", "to", "at", "small", "large", "round", "long", "open"}
+    | {"young", "sandy", "snowy", "ripe", "raised", "smiling", "plain", "wooden", "standing"}
+)
+_GROUNDS = {"sky": "sky", "grass": "grass", "wall": "wall", "road": "road", "wood": "wood", "surface": "wood"}
+_SIZES = {"small": (0.0, 0.4), "large": (0.66, 9.0)}
+
+
+@lru_cache(maxsize=1)
+def _kinds_of_word() -> dict[str, frozenset[str]]:
+    """Kinds of objects that a noun may mean: of its phrases, its words, or its whole family."""
+    found: dict[str, set[str]] = {}
+    for kind in _ALL:
+        texts = [*(p.replace("{c}", "") for p in kind.phrases), kind.name, *kind.words]
+        for word in " ".join(texts).split():
+            if word not in _QUALIFIERS and word not in COLOURS:
+                found.setdefault(word, set()).add(kind.name)
+    for family, words in WORLD["family_words"].items():
+        for word in words:
+            found.setdefault(word, set(MEMBERS[family]))
+    return {word: frozenset(kinds) for word, kinds in found.items()}
+
+
+def scenes_showing(phrase: str, table: pd.DataFrame) -> np.ndarray | None:
+    """Scenes of the simulated world that show what a noun phrase names, by their latents.
+
+    Colour, size and smile count where the phrase says them.
+
+    Parameters
+    ----------
+    phrase : str
+        Such as "small red book" or "grey road".
+    table : DataFrame
+        ``table`` of the stimuli of :func:`simulate_world`.
+
+    Returns
+    -------
+    ndarray of bool (scene,), or None
+        None for a phrase that names nothing in the world ("middle").
+
+    Examples
+    --------
+    >>> from neuroenc.data.simulate import simulate_world
+    >>> table = simulate_world(200, seed=0).table
+    >>> shown = scenes_showing("green book", table)
+    >>> bool((table["member_book"][shown] > 0).all()), 0 < int(shown.sum()) < int((table["member_book"] > 0).sum())
+    (True, True)
+    >>> scenes_showing("the middle", table) is None
+    True
+    """
+    words = [WORLD["singulars"].get(w, w) for w in re.findall(r"[a-z]+", phrase.lower())]
+    colours, sizes = [w for w in words if w in COLOURS], [_SIZES[w] for w in words if w in _SIZES]
+    kinds = [_kinds_of_word()[w] for w in words if w in _kinds_of_word()]
+    if kinds:
+        # "man with black hair" is a man; of "red stop sign" each word says the same.
+        named = frozenset.intersection(*kinds) or kinds[-1]
+        smiles = "smiling" in words or "smile" in words
+
+        def fits(thing: dict[str, Any]) -> bool:
+            # Water is blue and the beach is not.
+            right = not colours or thing["colour"] in colours or thing["member"] == "beach"
+            inside = all(low <= thing["size"] < high for low, high in sizes)
+            return thing["member"] in named and right and inside and (thing["smiling"] or not smiles)
+
+        return np.array([any(map(fits, json.loads(several))) for several in table["objects"]], dtype=bool)
+    ground = next((_GROUNDS[w] for w in words if w in _GROUNDS), "plain" if "background" in words and colours else "")
+    if not ground:
+        return None
+    shown = (table["background"] == ground).to_numpy(dtype=bool)
+    if colours and len(WORLD["backgrounds"][ground]) > 1:
+        shown = shown & table["background_colour"].isin(colours).to_numpy(dtype=bool)
+    return np.asarray(shown)

@@ -300,7 +300,7 @@ def _read(study: Study, passed: np.ndarray, sampled: np.ndarray) -> dict[str, An
         features_normalised=captioner.features_normalised,
         keep_rows=config.grounding.enabled and not told,
     )
-    # A third of them chooses phrases, the rest judges them. Where nobody knows what they show, each is compared with
+    # Half of them choose phrases, the others judge them. Where nobody knows what they show, each is compared with
     # every phrase, which takes its time.
     images = reading.images(3000 if told else 1000, seed) if config.grounding.enabled else None
     reading.read()

@@ -37,7 +37,7 @@ from neuroenc.study.stages.analyse import by_subject
 from neuroenc.study.stages.bank import Texts, text_direction, unique_ids
 from neuroenc.study.stages.caption import READS, captioned_weights, first_roi
 from neuroenc.study.study import Study, stage
-from neuroenc.study.truth import judge_planted, planted_summary
+from neuroenc.study.truth import checker_summary, judge_phrases, judge_planted, planted_summary
 
 
 @stage("ground", reads=READS, writes=("captions", "shuffled"))
@@ -198,7 +198,7 @@ def make_checker(
     )
 
 
-@stage("check", reads=(*READS, "shuffled", "stimuli", "taught"), writes=("captions",))
+@stage("check", reads=(*READS, "shuffled", "stimuli", "subjects", "taught"), writes=("captions",))
 def check(study: Study) -> dict[str, Any]:
     """Stability, scores on held-out stimuli, round trip, diversity, and all of it for shuffled weights."""
     config, fitted, found, readings = study.table("captions"), study.fitted, study.captions, study.readings
@@ -271,6 +271,9 @@ def check(study: Study) -> dict[str, Any]:
         for name, table in (("fitted weights", found.captions), ("shuffled weights", shuffled)):
             rows.append({"weights": name, **planted_summary(judge_planted(table, fitted.truth), "")})
         quality["planted selectivity"] = pd.DataFrame(rows)
+        judged = _planted_phrases(study)
+        if judged is not None:
+            quality["planted truth of phrases"] = judged
     settings = dict(found.settings)
     if stable:
         settings["stability"] = {**vars(config.stability), "n_voxels": n, "of_voxels": of}
@@ -288,6 +291,21 @@ def check(study: Study) -> dict[str, Any]:
         settings=settings,
     )
     return {"captions": new.judged()}
+
+
+def _planted_phrases(study: Study) -> pd.DataFrame | None:
+    """Shares of phrases that are true and false of simulated voxels, and how well the verdicts tell them apart."""
+    phrases, stimuli = study.captions.phrases, study.stimuli
+    if phrases is None or not len(phrases) or stimuli is None or stimuli.table is None:
+        return None
+    parts = []
+    for one, voxels in zip(study.subjects, study.fitted.voxels):
+        mine = phrases[phrases["voxel"].isin(voxels)]
+        if one.truth is None or "signal" not in one.truth or "objects" not in stimuli.table:
+            return None
+        parts.append(judge_phrases(mine, one.truth["signal"].assign_coords(voxel=voxels), stimuli.table))
+    judged = pd.concat(parts, ignore_index=True)
+    return pd.DataFrame([{"n_phrases": len(judged), **checker_summary(judged)}])
 
 
 def shuffled_captions(study: Study) -> pd.DataFrame:
