@@ -3,6 +3,7 @@
     python tests/benchmarks/bench_projection.py [--images 100000] [--voxels 20000] [--features 512] [--runs 3]
         [--backends numpy torch] [--budget 1500MB] [--threads 1] [--folder /tmp]
     python tests/benchmarks/bench_projection.py precision
+    PYTHONPATH=tests/support python tests/benchmarks/bench_projection.py geometry --mirror DATA
 
 The bank is a float16 file, memory-mapped. The peer reads the same blocks, turns them into float32 (of unit length, as
 the projection must) and does the two products of each tile, `weights @ rows.T` and `tile @ rows`, with the same
@@ -11,6 +12,9 @@ projection alternate, piece of the bank by piece, so that what else the machine 
 Processor time (of all threads) is given too: it does not count the waiting for a core that others use.
 
 Time grows with images in proportion; memory does not grow with them (measured, at two lengths).
+
+``geometry``: voxels planted on real CLIP text vectors (see tests/support/concept_cone.py), projected at five
+temperatures, with and without the bank's mean direction in the weights; and the cones of real and simulated CLIP.
 """
 
 from __future__ import annotations
@@ -193,9 +197,29 @@ def precision(args):
         print(f"| {name} | {error:.1e} | {np.expm1(error):.1e} | {statistics.median(times) / base:.2f} |")
 
 
+def cones(mirror):
+    """Cones of real CLIP text vectors and of the simulated world's CLIP, then the table of projections."""
+    import pandas as pd
+
+    from concept_cone import concept_cone, cone, geometry
+    from neuroenc.data.simulate import simulate_world
+    from neuroenc.embedding import ImageEmbedder, TextEmbedder
+
+    made, scenes = concept_cone(mirror), simulate_world(1000, seed=1)
+    told = [several[0] for several in scenes.captions]
+    spaces = {
+        "CLIP ViT-B/32, texts of concepts": made.names,
+        "images simulated around them": made.bank[:: len(made.bank) // 1000],
+        "world, images": ImageEmbedder("world", progress=False).embed(scenes).values,
+        "world, captions": TextEmbedder("world", progress=False).embed(sorted(set(told))).values,
+    }
+    print(pd.DataFrame({name: cone(rows) for name, rows in spaces.items()}).T.round(2).to_string())
+    print(geometry(mirror).round(3).to_string())
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="compare", choices=["compare", "precision"])
+    parser.add_argument("what", nargs="?", default="compare", choices=["compare", "precision", "geometry"])
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--voxels", type=int, default=20_000)
     parser.add_argument("--features", type=int, default=512)
@@ -205,5 +229,9 @@ if __name__ == "__main__":
     parser.add_argument("--budget", default="1500MB")
     parser.add_argument("--folder", default="/tmp")
     parser.add_argument("--backends", nargs="+", default=["numpy", "torch"], choices=["numpy", "torch"])
+    parser.add_argument("--mirror", default=None, help="folder with data sets, of geometry")
     chosen = parser.parse_args()
-    precision(chosen) if chosen.what == "precision" else compare(chosen)
+    if chosen.what == "geometry":
+        cones(chosen.mirror)
+    else:
+        precision(chosen) if chosen.what == "precision" else compare(chosen)
