@@ -53,7 +53,7 @@ def print_report(
     --------
     >>> print_report("no-such-run")
     Traceback (most recent call last):
-    neuroenc.errors.DataError: no-such-run holds no report: no index.html. Next step: neuroenc caption or run.
+    neuroenc._core.errors.DataError: no-such-run holds no report: no index.html. Next step: neuroenc caption or run.
     """
     folder = Path(run) / "report" if (Path(run) / "report").is_dir() else Path(run)
     page = folder / "index.html"

@@ -317,8 +317,8 @@ def share_interval(count: Any, n: Any, *, confidence: float = 0.95) -> tuple[Flo
     Examples
     --------
     >>> low, high = share_interval([0, 8], [10, 10])
-    >>> low.round(2).tolist(), high.round(2).tolist()
-    ([0.0, 0.45], [0.34, 0.95])
+    >>> low.round(1).tolist(), high.round(1).tolist()
+    ([0.0, 0.4], [0.3, 1.0])
     """
     confidence = check_fraction("confidence", confidence)
     units, held = np.broadcast_arrays(as_floats(n, "n"), as_floats(count, "count"))

@@ -232,7 +232,8 @@ def train_preferences(
     old, written = x[:0], list[list[int]]()
     if replay is not None:
         old = torch.from_numpy(decoder.inputs(replay[0], mean)).to(decoder.device)
-        written = [decoder.encode(c) for c in replay[1]]
+        # What the language model has no room for is cut.
+        written = [decoder.encode(c)[: decoder.room] for c in replay[1]]
         if len(written) != len(old) or not written:
             raise DataError(f"{len(written)} captions to replay for {len(old)} embeddings; legal is one each.")
 
@@ -483,7 +484,7 @@ def caption_perplexity(decoder: PrefixDecoder, embeddings: Any, captions: Sequen
     x = torch.from_numpy(decoder.inputs(embeddings, mean)).to(decoder.device)
     if len(captions) != len(x) or not len(x):
         raise DataError(f"{len(captions)} captions for {len(x)} embeddings; legal is one each, and at least one.")
-    tokens = [decoder.encode(c) for c in captions]
+    tokens = [decoder.encode(c)[: decoder.room] for c in captions]
     total, n = 0.0, 0
     with torch.inference_mode():
         for a in range(0, len(tokens), decoder.batch_size):

@@ -391,7 +391,7 @@ def write_region_figure(
     --------
     >>> write_region_figure("no-such-run", "FFA", "ffa.svg")
     Traceback (most recent call last):
-    neuroenc.errors.DataError: no-such-run/study holds no caption study: ...
+    neuroenc._core.errors.DataError: no-such-run/study holds no caption study: ...
     """
     out, run = Path(file), Path(run)
     kind = one_of("kind of file", out.suffix.lower(), _WRITERS)

@@ -228,3 +228,28 @@ def test_bad_input_is_named(biased):
         train_preferences(decoder, biased.images[:2], [PreferencePair(9, (1,), (2,), (3,))])
     with pytest.raises(DataError, match="1 captions"):
         caption_perplexity(decoder, biased.images[:2], ["a"])
+
+
+def test_captions_that_are_longer_than_the_model_has_room_for_are_replayed_as_far_as_they_go():
+    from neuroenc.captions import (
+        PreferencePair,
+        PrefixDecoder,
+        caption_perplexity,
+        make_language_model,
+        train_preferences,
+    )
+
+    decoder = PrefixDecoder(*make_language_model(["a house.", "a hand."], width=16, layers=1), 2, device="cpu")
+    a, hand, house = (tuple(decoder.encode(t)) for t in ("a", " hand", " house"))
+    long = " ".join(["a house and a hand"] * decoder.room) + "."
+    assert len(decoder.encode(long)) > decoder.room
+    found = train_preferences(
+        decoder,
+        np.eye(2),
+        [PreferencePair(0, a, hand, house)],
+        lr=0.01,
+        epochs=1,
+        replay=(np.eye(2), [long, "a hand."]),
+    )
+    assert np.isfinite(found.losses).all()
+    assert caption_perplexity(decoder, np.eye(2)[:1], [long]) > 1
