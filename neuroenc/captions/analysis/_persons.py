@@ -147,9 +147,9 @@ def cluster_readings(
     .. math:: z_{cl} = (s_{cl} - s_{\bar cl}) \Big/ \sqrt{s_l (1 - s_l) (1/n_c + 1/n_{\bar c})}
 
     with the share :math:`s_{cl}` of the cluster's voxels whose captions name a word of list l. p permutes voxels among
-    clusters and takes the largest absolute z of all lists and clusters: any false reading at all. This null is spatially naive
-    (neighbouring voxels are alike). Where clusters and captions come from the same weights, p says that a cluster's
-    words are these rather than others; whether there are clusters is what ``p`` of :func:`cluster_voxels` says.
+    clusters and takes the largest absolute z of all lists and clusters: any false reading at all. This null is
+    spatially naive (neighbouring voxels are alike). Where clusters and captions come from the same weights, p says that
+    a cluster's words are these rather than others, and not whether there are clusters (see :func:`cluster_voxels`).
 
     Parameters
     ----------
