@@ -25,4 +25,9 @@ from .linear._spaces import (
     select_features as select_features,
     variance_partition as variance_partition,
 )
+from .linear._stacked import (
+    StackedEncoder as StackedEncoder,
+    layer_interval as layer_interval,
+    simplex_weights as simplex_weights,
+)
 from .readout import ReadoutEncoder as ReadoutEncoder

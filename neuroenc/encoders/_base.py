@@ -334,6 +334,7 @@ _KIND = Kind(
 _HOMES = {
     "RidgeEncoder": "neuroenc.encoders",
     "BandedRidgeEncoder": "neuroenc.encoders",
+    "StackedEncoder": "neuroenc.encoders",
     "ReadoutEncoder": "neuroenc.encoders",
     **dict.fromkeys(
         ("InContextEncoder", "ChunkAveraged", "EmpiricalBayesRidge", "PaperRidge"), "neuroenc.encoders.incontext"

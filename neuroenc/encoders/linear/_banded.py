@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
-import xarray as xr
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from neuroenc._core.arrays import as_numbers
 from neuroenc._core.checks import check_whole, make_rng, one_of
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError
 from neuroenc._core.progress import progress
 from neuroenc.encoders import _labels
-from neuroenc.encoders._base import LinearEncoder, check_alphas, default_alphas
-from neuroenc.encoders._folds import resolve_folds
+from neuroenc.encoders._base import check_alphas, default_alphas
 from neuroenc.encoders.linear import _solvers
+from neuroenc.encoders.linear._bands import BandsEncoder
 from neuroenc.encoders.linear._blocks import Search
-from neuroenc.encoders.linear._solvers import SCORINGS, row_gram, warn_at_edges
+from neuroenc.encoders.linear._solvers import row_gram, warn_at_edges
 
 
 def simplex_candidates(
@@ -49,7 +46,7 @@ def simplex_candidates(
 
 
 @dataclass(eq=False, repr=False)
-class BandedRidgeEncoder(LinearEncoder):
+class BandedRidgeEncoder(BandsEncoder):
     r"""Banded (group) ridge regression: a penalty for each feature space ("band") and voxel.
 
     .. math:: \min_{w_v, b_v} \Big\lVert y_v - \sum_k X_k w_{kv} - b_v \Big\rVert^2
@@ -135,29 +132,9 @@ class BandedRidgeEncoder(LinearEncoder):
         -------
         self
         """
-        one_of("scoring", self.scoring, SCORINGS)
-        one_of("solver", self.solver, ("auto", "primal", "dual"))
         one_of("nan_voxels", self.nan_voxels, ("raise",))
-        parts, first = self._parts(X), self._label_source(X)
-        if parts is None:
-            joined = _labels.features_matrix(X)
-            bands = None if self.bands is None else np.asarray(self.bands).astype(str)
-        elif self.bands is not None:
-            raise ConfigError("bands= names the columns of one array; X already comes as bands. Next step: bands=None.")
-        else:
-            joined, bands = self._join(parts)
-        values = validate_data(self, joined, dtype=[np.float32, np.float64], ensure_min_samples=2)
-        Y, dtype = _labels.check_responses(first, y, values)
-        self._remember(first, y)
-        if parts is not None:
-            self._features_ = {name: _labels.describe_features(part) for name, part in parts.items()}
+        parts, values, Y, dtype, folds = self._prepare(X, y, groups)
         n, p = values.shape
-        self.n_samples_fit_ = n
-        self.bands_ = np.zeros(p, dtype=int).astype(str) if bands is None else bands
-        if self.bands_.shape != (p,):
-            raise ConfigError(f"bands has shape {self.bands_.shape}; expected one name for each of X's {p} columns.")
-        self.band_names_ = np.array(list(dict.fromkeys(self.bands_.tolist())), dtype=object)
-        folds = resolve_folds(self.cv, n, _labels.sample_coords(y, first), groups, self.scoring)
         scaling = self._scaling(values, X if parts is None else parts) if self.standardise else None
         how: dict[str, Any] = {"center": self.fit_intercept, "dtype": dtype, "solver": self.solver, "scaling": scaling}
         design = _solvers.make_design(values, folds, **how)
@@ -166,79 +143,6 @@ class BandedRidgeEncoder(LinearEncoder):
         self.alphas_ = default_alphas(scale) if self.alphas is None else check_alphas(self.alphas)
         self._search(design, Y)
         return self
-
-    @staticmethod
-    def _scaling(values: np.ndarray, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        if not isinstance(X, dict):
-            return _labels.feature_scaling(values, X)
-        found = [_labels.feature_scaling(np.asarray(_labels.features_matrix(part)), part) for part in X.values()]
-        return np.concatenate([m for m, _ in found]), np.concatenate([s for _, s in found])
-
-    def _parts(self, X: Any) -> dict[str, Any] | None:
-        """Bands by name, by number for a list; None for one array."""
-        # Sparse matrices in dictionary form are mappings too; they are refused further on.
-        if isinstance(X, Mapping) and not hasattr(X, "shape"):
-            if len({str(k) for k in X}) < len(X) or not len(X):
-                raise DataError(f"names of bands must be distinct, and one at least; found {list(map(str, X))}.")
-            return {str(k): part for k, part in X.items()}
-        if isinstance(X, (list, tuple)) and X and np.ndim(X[0]) == 2:
-            return {str(i): part for i, part in enumerate(X)}
-        return None
-
-    def _join(self, parts: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """One array of all bands, and the band of each column."""
-        arrays = [as_numbers(_labels.features_matrix(part), f"features {name!r}") for name, part in parts.items()]
-        rows = {name: len(a) for name, a in zip(parts, arrays)}
-        if len(set(rows.values())) > 1:
-            raise DataError(f"bands have different numbers of samples: {rows}.")
-        flat = [name for name, a in zip(parts, arrays) if a.ndim != 2]
-        if flat:
-            raise DataError(f"band {flat[0]!r} has {arrays[0].ndim} dimensions; expected (n_samples, n_features).")
-        labels = [
-            p.coords["stimulus"].values
-            for p in parts.values()
-            if isinstance(p, xr.DataArray) and "stimulus" in p.coords
-        ]
-        if any(not np.array_equal(labels[0], other) for other in labels[1:]):
-            raise DataError(
-                "bands list their stimuli in different orders. Next step: neuroenc.data.match each to the responses."
-            )
-        return np.concatenate(arrays, axis=1), np.repeat(list(parts), [a.shape[1] for a in arrays])
-
-    def _label_source(self, X: Any) -> Any:
-        parts = self._parts(X)
-        if parts is None:
-            return X
-        return next((p for p in parts.values() if isinstance(p, xr.DataArray)), next(iter(parts.values())))
-
-    def _check_predict(self, X: Any) -> np.ndarray:
-        check_is_fitted(self)
-        parts = self._parts(X)
-        if parts is None:
-            # Side by side, in the order of the fit.
-            return super()._check_predict(X)
-        known = self.band_names_.astype(str).tolist()
-        if not isinstance(X, Mapping):
-            parts = dict(zip(known, parts.values())) if len(parts) == len(known) else parts
-        missing, unknown = [k for k in known if k not in parts], [k for k in parts if k not in known]
-        if missing or unknown:
-            raise DataError(
-                f"the encoder was fitted on bands {known}; found {list(parts)}: "
-                + ", ".join([*(f"no {k!r}" for k in missing), *(f"unknown {k!r}" for k in unknown)])
-                + "."
-            )
-        values, bands = self._join(
-            {k: _labels.match_features(self._features_.get(k, {}), parts[k], f"band {k!r}") for k in known}
-        )
-        for name in known:
-            if (bands == name).sum() != (self.bands_ == name).sum():
-                raise DataError(
-                    f"band {name!r} has {(bands == name).sum()} features; the encoder was fitted on "
-                    f"{(self.bands_ == name).sum()}."
-                )
-        # Where bands= names columns of one array, those of a band need not stand together.
-        order = np.concatenate([np.flatnonzero(self.bands_ == name) for name in known])
-        return super()._check_predict(values[:, np.argsort(order)])
 
     def _candidates(self) -> np.ndarray:
         n_bands = len(self.band_names_)
@@ -300,44 +204,3 @@ class BandedRidgeEncoder(LinearEncoder):
                 self.coef_[:, part], self.intercept_[part] = design.raw_weights(coef, mean, exponent)
         values = design.full_basis().values / n_bands
         warn_at_edges(seen, chosen[1], self.alphas_, values, self.scoring, self.alphas is not None)
-
-    def explained_by_band(self, X: Any, y: Any) -> xr.DataArray:
-        r"""Product-measure split of explained variance.
-
-        .. math:: \mathrm{EV}_k = \frac{\sum_i \hat y_{ki} (2 y_i - \hat y_i)}{\sum_i y_i^2}
-
-        with responses and predictions centred and ``\hat y_k`` the part of the prediction that comes from band
-        k. The parts add up to the explained variance (which is R2 where the mean prediction is right: the
-        intercept belongs to no band).
-
-        Parameters
-        ----------
-        X, y
-            As in `fit`.
-
-        Returns
-        -------
-        DataArray (band, voxel)
-
-        References
-        ----------
-        Dupré la Tour et al. (2022), NeuroImage 264; Pratt (1987).
-        """
-        values = self._check_predict(X).astype(np.float64)
-        shape = (len(values), self.coef_.shape[1])
-        source = self._label_source(X)
-        measured = _labels.measured_responses(source, y, shape, self._voxels_, self._space_).astype(np.float64)
-        centred = measured - measured.mean(axis=0)
-        parts = []
-        for name in self.band_names_:
-            columns = self.bands_ == name
-            parts.append(values[:, columns] @ self.coef_[columns].astype(np.float64))
-        parts = [part - part.mean(axis=0) for part in parts]
-        residual = 2 * centred - sum(parts)
-        total = np.einsum("nv,nv->v", centred, centred)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.stack([np.einsum("nv,nv->v", part, residual) / total for part in parts])
-        voxels = self._voxels_ or {"voxel": np.arange(share.shape[1])}
-        coords = {"band": self.band_names_.astype(str), **voxels}
-        found = xr.DataArray(share, dims=("band", "voxel"), coords=coords, name="ev")
-        return self._placed(found, metric="ev", split="product measure", n_stimuli=len(measured))

@@ -20,6 +20,7 @@ from neuroenc.data import align
 from neuroenc.encoders._folds import check_groups, resolve_folds
 from neuroenc.encoders._labels import align_voxels, features_matrix, sample_coords, voxel_coords
 from neuroenc.encoders.linear._banded import BandedRidgeEncoder
+from neuroenc.encoders.linear._bands import BandsEncoder
 from neuroenc.encoders.linear._ridge import RidgeEncoder
 from neuroenc.stats import partition_variance
 
@@ -146,9 +147,8 @@ def variance_partition(
     Y : array (n, voxel)
         Responses; z-scored or not.
     encoder : encoder, optional
-        Cloned for every subset and fold; fitted on a mapping of the subset's spaces if it is a
-        `BandedRidgeEncoder`, else on their columns side by side. Default ``BandedRidgeEncoder`` with
-        `nested_gammas`.
+        Cloned for every subset and fold; a `BandedRidgeEncoder` or `StackedEncoder` is fitted on a mapping of the
+        subset's spaces, any other on their columns side by side. Default ``BandedRidgeEncoder`` with `nested_gammas`.
     cv, groups
         Outer folds, as in `RidgeEncoder`.
     metric : {"r2", "ev"}
@@ -251,10 +251,11 @@ def _model(encoder: Any, spaces: dict[str, np.ndarray], max_memory: Any) -> tupl
         model: Any = BandedRidgeEncoder(gammas=gammas, max_memory=max_memory)
     else:
         model = clone(encoder)
-    if isinstance(model, BandedRidgeEncoder):
-        if model.gammas is not None and np.shape(model.gammas)[-1] != len(spaces):
+    if isinstance(model, BandsEncoder):
+        given = getattr(model, "gammas", None)
+        if given is not None and np.shape(given)[-1] != len(spaces):
             raise ConfigError(
-                f"the encoder's gammas are for {np.shape(model.gammas)[-1]} bands, but subsets hold 1 to 3. "
+                f"the encoder's gammas are for {np.shape(given)[-1]} bands, but subsets hold 1 to 3. "
                 "Next step: leave gammas out (and give n_candidates), or leave encoder out."
             )
         return model, lambda rows: {k: v[rows] for k, v in spaces.items()}
