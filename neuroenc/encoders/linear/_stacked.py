@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -199,7 +199,7 @@ class StackedEncoder(BandsEncoder):
     ((2, 2), True)
     """
 
-    scoring: ClassVar[str] = "r2"
+    scoring = "r2"  # of the errors that the weights are learned on; no setting
 
     alphas: Any = None
     _: KW_ONLY
