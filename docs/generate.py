@@ -13,7 +13,9 @@ import json
 import math
 import re
 import struct
+import tomllib
 import typing
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +278,46 @@ def panel_page() -> str:
     return intro + reference_markdown(PanelConfig)
 
 
+# ---------------------------------------------------------------- capabilities
+
+
+def capabilities() -> dict[str, Any]:
+    """The table of capabilities, ``capabilities.toml``."""
+    return tomllib.loads((DOCS / "capabilities.toml").read_text(encoding="utf-8"))
+
+
+def capability_page() -> str:
+    """What users of the field ask for, who offers it, and whether neuroenc does."""
+    table, home = capabilities(), homes(rooms())
+    counts = Counter(row["state"] for area in table["area"] for row in area["rows"])
+    lines = [
+        "# Capabilities",
+        "",
+        f"What users of this field ask for, the projects that offer it, and what neuroenc does ({table['checked']}): "
+        f"{counts['yes']} yes, {counts['partly']} partly, {counts['no']} no. Every name, command and key of the last "
+        "column is looked up by a test; what other projects offer was read in their repositories in November 2026.",
+        "",
+    ]
+
+    def link(where: str) -> str:
+        kind, _, name = where.partition(": ")
+        if kind == "guide":
+            return f"[guide](../guides/{name}.md)"
+        if where.startswith(("neuroenc ", "[")):
+            return f"[`{where}`]({'commands' if where.startswith('n') else 'config'}.md)"
+        return f"{{py:obj}}`~{home[f'neuroenc.{where}']}`"
+
+    for area in table["area"]:
+        lines += [f"## {area['title']}", "", "| capability | offered by | neuroenc | where, and what is missing |"]
+        lines += ["|---|---|---|---|"]
+        for row in area["rows"]:
+            where = "; ".join([*(link(x) for x in row["by"]), *([row["note"]] if "note" in row else [])])
+            state = f"**{row['state']}**" if row["state"] == "yes" else row["state"]
+            lines.append(f"| {row['name']} | {row['others'] or 'none of these'} | {state} | {where} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 # ---------------------------------------------------------------- gallery
 
 
@@ -345,5 +387,6 @@ def write_all() -> None:
     reference["commands.md"] = command_page()
     reference["config.md"] = config_page()
     reference["panel.md"] = panel_page()
+    reference["capabilities.md"] = capability_page()
     write(DOCS / "reference", reference)
     write(DOCS / "gallery", gallery_pages())

@@ -58,6 +58,28 @@ def test_commands_and_settings_have_their_reference(generate):
     assert all(f"## neuroenc {name}" in commands for name in ("run", "demo", "caption", "compare", "data list"))
 
 
+def test_capabilities_are_where_the_table_says(generate):
+    """Each name is public and has a page, each command and key is there; no state without a place."""
+    home, commands, config = generate.homes(generate.rooms()), generate.command_page(), generate.config_page()
+    wrong = []
+    for row in [row for area in generate.capabilities()["area"] for row in area["rows"]]:
+        if row["state"] not in ("yes", "partly", "no") or bool(row["by"]) == (row["state"] == "no"):
+            wrong.append(f"{row['name']}: {row['state']} with {row['by']}")
+        for where in row["by"]:
+            table, _, key = where.partition("] ")
+            if where.startswith("guide: "):
+                found = (ROOT / "docs" / "guides" / f"{where.removeprefix('guide: ')}.md").is_file()
+            elif where.startswith("["):
+                found = f"| `{key}` |" in config.partition(f"## `{table}]`")[2].partition("\n## ")[0]
+            elif where.startswith("neuroenc "):
+                found = f"# {where}\n" in commands
+            else:
+                found = f"neuroenc.{where}" in home
+            if not found:
+                wrong.append(f"{row['name']}: {where}")
+    assert not wrong
+
+
 WRITTEN = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/guides/*.md")])
 
 

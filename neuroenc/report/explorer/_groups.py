@@ -233,7 +233,7 @@ def _structure(study: CaptionStudy, voxels: VoxelTable, rows: np.ndarray, name: 
     except DataError:
         return None  # captions without words
     # Before the name comes in, which may hold anything.
-    scope = name + found.scope.removeprefix("These voxels").replace("%", "\u00a0%")
+    scope = name + found.scope.removeprefix("These voxels").replace(" %", "%").replace("%", "\u00a0%")
     n_phrases, n_supported = (sum(getattr(a, k) for a in found.aspects) for k in ("n_phrases", "n_supported"))
     if n_phrases:
         scope += f" {n_supported} of their {n_phrases} phrases are supported."

@@ -115,7 +115,18 @@ def training_texts(study: Study) -> Texts | None:
     pairs = [(text, str(s)) for s, texts in zip(stimuli.ids, stimuli.captions) for text in texts[:n]]
     captions, ids = [text for text, _ in pairs], [name for _, name in pairs]
     embedder = TextEmbedder(config.space.model, config.space.pretrained or None, progress=study.progress)
-    return Texts(captions, embedder.embed(captions).values, ids, stimuli.source or name)
+    return _told(study, Texts(captions, embedder.embed(captions).values, ids, stimuli.source or name))
+
+
+def _told(study: Study, texts: Texts) -> Texts:
+    """Texts without those that the space knows no word of, which have the vector 0 and no direction."""
+    known = texts.vectors.any(axis=1)
+    if known.all() or not known.any():
+        return texts
+    space = study.table("captions").space.model
+    study.say(f"  {int((~known).sum()):,} of {len(texts.captions):,} captions are left out: {space} knows no word of them")
+    kept = np.flatnonzero(known)
+    return Texts([texts.captions[k] for k in kept], texts.vectors[kept], [texts.ids[k] for k in kept], texts.name)
 
 
 def unique_ids(ids: list[str]) -> list[str]:

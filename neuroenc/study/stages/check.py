@@ -447,6 +447,8 @@ def held_out_scores(
     dict
         ``voxels``: ``voxel, rho, shuffled, shuffled_within_roi``; ``summary``: one row a subject.
     """
+    # A caption that the space knows no word of has no direction, and no score.
+    told = told[told.values.any(axis=1)]
     tables, rows = [], []
     for subject, voxels in zip(study.fitted.rows, study.fitted.voxels):
         at = np.flatnonzero(np.isin(voxels, told["voxel"].values))
@@ -576,6 +578,10 @@ def diversity_table(
         if len(texts) < 3:
             continue
         vectors = np.asarray(embed_text(texts), dtype=np.float64)
+        known = vectors.any(axis=1)
+        texts, vectors = [texts[k] for k in np.flatnonzero(known)], vectors[known]
+        if len(texts) < 3:
+            continue
         row: dict[str, Any] = {"captions": name, **{str(k): v for k, v in caption_diversity(texts, vectors).items()}}
         n, unit = len(texts), unit_rows(vectors)
         drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_draws) / n
