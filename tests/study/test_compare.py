@@ -35,6 +35,7 @@ file = "wrong.nc"
 [compare]
 cv = 4
 n_bootstraps = 100
+joint = ["stacked"]
 cells = ["*/linear", "right/pooled2"]
 [compare.readouts.linear]
 [compare.readouts.pooled2]
@@ -107,15 +108,37 @@ def test_own_files_to_tables_and_a_page(compared):
     assert summary["share_region:linear:vision"] > 0.8
     table = pd.read_csv(folder / "out" / "comparison.csv")
     assert set(table["group"]) == {"all", "V1", "V4"}
-    assert len(table) == 4 * 3
-    made = ("pairwise.csv", "fits.csv", "regions.csv", "regions.nc", "layers.csv", "layers.nc", "voxels.nc")
-    for name in (*made, "unique.csv", "unique.nc", "similarity.csv", "cheapest.csv", "layer_dims.nc"):
+    assert len(table) == 5 * 3
+    made = (
+        "stacked_layers.csv",
+        "pairwise.csv",
+        "fits.csv",
+        "regions.csv",
+        "regions.nc",
+        "layers.csv",
+        "layers.nc",
+        "voxels.nc",
+    )
+    for name in (
+        *made,
+        "unique.csv",
+        "unique.nc",
+        "similarity.csv",
+        "cheapest.csv",
+        "layer_dims.nc",
+        "stacked_layers.csv",
+    ):
         assert (folder / "out" / name).stat().st_size > 0
     page = (folder / "out" / "report" / "index.html").read_text()
     assert "Mine" in page
     assert "right/linear" in page
     assert "What only one space predicts" in page
     assert "How deep and how wide" in page
+    assert "Several spaces at once" in page
+    weights = data.load(folder / "out" / "joint_weights.nc")["weight"]
+    assert (weights.sel(cell="all/stacked", space="right") > 0.8).all()
+    layers = data.load(folder / "out" / "stacked_layers.nc")
+    assert set(layers["first"].values) == set(layers["last"].values) == {"right"}
     assert "Score by depth" in page
     cheap = pd.read_csv(folder / "out" / "cheapest.csv").set_index("region")
     assert cheap.loc["all", ["layer", "dim"]].tolist() == ["right", 48]

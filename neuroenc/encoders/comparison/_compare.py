@@ -27,6 +27,7 @@ from neuroenc.encoders import RidgeEncoder
 from neuroenc.encoders._labels import align_voxels
 from neuroenc.encoders.comparison import _grid as grid
 from neuroenc.encoders.comparison._grid import Fitted, Job, Source
+from neuroenc.encoders.comparison._joint import fit_joint, joint_cells
 from neuroenc.encoders.comparison._layer_dims import KIND as WIDTHS, fit_widths, width_cells
 from neuroenc.encoders.comparison._result import Comparison
 from neuroenc.encoders.comparison._unique import KIND, fit_unique, unique_cell
@@ -76,6 +77,8 @@ def fit_job(job: Job, source: Source, threads: int = 1, checkpoint: Path | None 
             fitted = fit_unique(job, source)
         elif job.cell.kind == WIDTHS:
             fitted = fit_widths(job, source)
+        elif job.cell.kind in grid.JOINT:
+            fitted = fit_joint(job, source)
         else:
             fitted = _ridge(job, source) if job.cell.closed_form else _trained(job, source, checkpoint)
     fitted.record |= {"cell": job.cell.name, "fold": job.fold, "group": job.group, "n_voxels": len(job.voxels)}
@@ -256,6 +259,8 @@ def compare(
     noise_ceiling: Any = None,
     unique: Sequence[str] = (),
     n_components: int = 100,
+    joint: Mapping[str, Sequence[str]] | None = None,
+    ordered: bool = False,
     layers: Sequence[str] = (),
     dims: Sequence[int] = (),
     reduce: str = "pca",
@@ -307,6 +312,11 @@ def compare(
         Feature spaces of which `Comparison.unique_variance` tells what each predicts that the others do not.
     n_components : int
         Principal components of each space in these joint models, fitted on the training rows of each fold.
+    joint : mapping of "stacked" or "banded" to feature spaces, optional
+        Models of several spaces at once, as cells ``all/stacked`` (`neuroenc.encoders.StackedEncoder`) and
+        ``all/banded`` (`neuroenc.encoders.BandedRidgeEncoder`).
+    ordered : bool
+        The spaces of the stack go from early to late, for `Comparison.structured_partition`.
     layers, dims, reduce : sequence of str, sequence of int, {"pca", "prefix"}, optional
         Feature spaces that ridge reads besides at these numbers of dimensions, for `Comparison.layer_dims`; see
         `neuroenc.encoders.layer_dim_sweep`.
@@ -362,20 +372,21 @@ def compare(
     _check_responses(responses)
     spaces = dict(features)
     chosen = grid.build_cells(list(spaces), readouts, cores, cells, training)
+    chosen += joint_cells(joint or {}, list(spaces), ordered)
     for name in unique:
         one_of("space in unique:", name, spaces)
-    joint = [unique_cell(list(unique), check_whole("n_components", n_components))] if unique else []
+    beside = [unique_cell(list(unique), check_whole("n_components", n_components))] if unique else []
     for name in layers if dims else ():
         one_of("space in layers:", name, spaces)
-    joint += width_cells(layers, dims, reduce) if dims else []
-    used = {name for cell in [*chosen, *joint] for name in cell.spaces if name}
+    beside += width_cells(layers, dims, reduce) if dims else []
+    used = {name for cell in [*chosen, *beside] for name in cell.spaces if name}
     spaces = {name: space for name, space in spaces.items() if name in used}
     indices = {name: _rows_of(name, space, responses) for name, space in spaces.items()}
     ceiling = check_ceiling(noise_ceiling, responses)
     folds = grid.make_folds(responses, cv, validation, seed)
     for name, space in spaces.items():
         _check_folds(name, space, indices[name], folds)
-    jobs = grid.make_jobs([*chosen, *joint], folds, responses, n_candidates, seed)
+    jobs = grid.make_jobs([*chosen, *beside], folds, responses, n_candidates, seed)
     # Gone with the last reference to the comparison.
     kept = tempfile.TemporaryDirectory(prefix="neuroenc-compare-") if out is None else None
     store, executor = Store(kept.name if kept else os.fspath(out or "")), Executor(workers, client, progress)

@@ -25,6 +25,8 @@ from neuroenc.encoders.linear._reduce import check_reduction
 FOLD = "fold"
 #: Readouts that least squares solves; they need no torch.
 CLOSED_FORM = ("linear", "pooled")
+#: Models of several feature spaces at once.
+JOINT = ("stacked", "banded")
 _RIDGE_OPTIONS = ("pool", "alphas", "cv", "reduce", "n_components")
 #: Settings of training by name, for ``training``'s ``preset``. "published": the readout comparison's own, apart from
 #: when it validates (every 500 steps there, every epoch here).
@@ -74,7 +76,8 @@ class Cell:
     @property
     def spaces(self) -> tuple[str, ...]:
         """Feature spaces that are read: its own and its context ("" where there is none), or those of a joint model."""
-        return tuple(self.options["spaces"]) if self.kind == "unique" else (self.features, self.context)
+        several = self.kind in ("unique", *JOINT)
+        return tuple(self.options["spaces"]) if several else (self.features, self.context)
 
 
 def _named(what: str, given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,8 @@ from neuroenc._core.store import Store
 from neuroenc.data import save
 from neuroenc.encoders._width import sweep_dataset
 from neuroenc.encoders.comparison import _statistics as statistics
-from neuroenc.encoders.comparison._grid import Cell, Fitted, Job
+from neuroenc.encoders.comparison._grid import JOINT, Cell, Fitted, Job
+from neuroenc.encoders.comparison._joint import structured_partition
 from neuroenc.encoders.comparison._layer_dims import KIND as WIDTHS
 from neuroenc.encoders.comparison._profiles import (
     REGIONS,
@@ -405,6 +406,38 @@ class Comparison:
         )
         return found.assign_coords(self._voxels()), table
 
+    def joint_weights(self) -> xr.DataArray | None:
+        """Weight (cell, space, voxel) of each feature space in a joint model, mean over folds; None without one.
+
+        Weights of a stack; of banded ridge the share of each band in the prior.
+        """
+        several = [cell.name for cell in self._cells if cell.kind in JOINT]
+        return self._by_space("weight").sel(cell=several) if several else None
+
+    def _by_space(self, name: str) -> xr.DataArray:
+        """What fits kept for every feature space and voxel, under ``NAME_SPACE``."""
+        found = self._per_voxel(f"{name}_")
+        found = found.rename({k: str(k).removeprefix(f"{name}_") for k in found})
+        return found.to_dataarray("space", name).transpose("cell", "space", "voxel")
+
+    def structured_partition(self, share: float = 0.95) -> tuple[xr.Dataset, pd.DataFrame] | None:
+        """Which of an ordered series of spaces a voxel needs, on the test rows; None where no stack has an order.
+
+        Returns
+        -------
+        Dataset
+            As `neuroenc.encoders.StackedEncoder.structured_partition`.
+        DataFrame
+            A row a group: mean positions of the first and last layer needed (0 to 1) over voxels that are predicted,
+            with intervals over resampled stimuli; ``share_redundant``, mean weights.
+        """
+        cell = next((c for c in self._cells if c.options.get("ordered")), None)
+        if cell is None:
+            return None
+        how = {"share": share, "n_bootstraps": self.n_bootstraps, "seed": self.seed}
+        found, table = structured_partition(self._fits(cell.name), self.responses, self._tested, self.groups, **how)
+        return found.assign_coords(self._voxels()), table
+
     def similarity(self) -> pd.DataFrame:
         """Representational similarity beside encoding: one row a group and model, Spearman r of their RDMs.
 
@@ -436,14 +469,7 @@ class Comparison:
 
         None where no core has gates.
         """
-        found = self._per_voxel("gate_")
-        if not found.data_vars:
-            return None
-        return (
-            found.rename({k: str(k).removeprefix("gate_") for k in found})
-            .to_dataarray("space", "gate")
-            .transpose("cell", "space", "voxel")
-        )
+        return self._by_space("gate") if self._per_voxel("gate_").data_vars else None
 
     def gradient_conflict(self) -> xr.DataArray | None:
         """Cosines (cell, task, other) of the gradients that tasks ask of a shared core, mean over folds.

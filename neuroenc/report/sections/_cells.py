@@ -222,6 +222,49 @@ def unique_section(cells: Cells, found: xr.Dataset, table: pd.DataFrame | None) 
     return Section("unique", "What only one space predicts", lead, blocks, nav="Unique variance")
 
 
+def joint_section(cells: Cells, weights: xr.DataArray, found: xr.Dataset | None, table: pd.DataFrame | None) -> Section:
+    """Weights of feature spaces in joint models, and between which layers of an ordered stack voxels lie."""
+    groups, said = cells.drawn
+    names = [str(x) for x in weights["space"].values]
+    blocks = []
+    for cell in weights["cell"].values.astype(str):
+        own = np.asarray(weights.sel(cell=cell).transpose("space", "voxel").values, float)
+        read = np.isfinite(own).any(axis=1)
+        means = np.array([[mean(row[g.voxels]) for g in groups] for row in own[read]])
+        shown = [name for name, r in zip(names, read) if r]
+        figure = draw_groups(means, shown, groups, label="weight", limits=(0.0, 1.0))
+        words = "; ".join(f"{name} {number(float(row[0]), digits=2)}" for name, row in zip(shown, means))
+        columns: dict[str, Any] = {name: row.round(3).tolist() for name, row in zip(shown, means)}
+        held = group_table(groups, n_voxels=[len(g.voxels) for g in groups], **columns)
+        alt = f"Mean weights in {cell} over all voxels: {words}."
+        blocks.append(Block(figure, alt, f"Mean over voxels. {said}", held, heading=cell, about=f"weights in {cell}"))
+    if found is not None:
+        order = [str(x) for x in found["layers"].values]
+        at = {name: k / max(len(order) - 1, 1) for k, name in enumerate(order)} | {"": np.nan}
+        ends = {end: np.array([at[str(x)] for x in found[end].values]) for end in ("first", "last")}
+        share = percent(float(found.attrs.get("share", 0.95)))
+        best = best_of(np.asarray(found["alone"].values, float))
+        for end, values in ends.items():
+            label = f"{end} layer needed"
+            figures = cells.canvas.draw(values, label=label, heights=best, limits=(0.0, 1.0))
+            told = (
+                f"The last layers can be left out down to this one: the stack up to it keeps {share} of R². "
+                if end == "last"
+                else f"The first layers can be left out up to this one: the stack from it on keeps {share} of R². "
+            )
+            told += f"0 = {order[0]}, 1 = {order[-1]}; voxels that are not predicted are left out. "
+            alt = f"{end.capitalize()} layer needed, mean position {number(mean(values), digits=2)}."
+            shown_table = table if end == "last" else None
+            about = "first and last layer needed in every group"
+            blocks.append(Block(figures, alt, told + cells.canvas.how, shown_table, about=about))
+    lead = (
+        "The stack mixes ridge predictions of single spaces, for every voxel, by weights that are not negative and sum "
+        "to one. Banded ridge fits all spaces at once; its weight is the share of a space in the prior. A weight says "
+        "what a model leans on, not what only this space predicts."
+    )
+    return Section("joint", "Several spaces at once", lead, blocks, nav="Joint models")
+
+
 def similarity_section(cells: Cells, table: pd.DataFrame) -> Section | None:
     """Representational similarity of predictions and of features as they are, in every group."""
     known = set(zip(table["kind"], table["group"]))

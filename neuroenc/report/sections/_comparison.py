@@ -40,6 +40,9 @@ def comparison_sections(
     cheapest: xr.Dataset | None = None,
     unique: xr.Dataset | None = None,
     unique_table: pd.DataFrame | None = None,
+    joint_weights: xr.DataArray | None = None,
+    stacked: xr.Dataset | None = None,
+    stacked_table: pd.DataFrame | None = None,
     similarity: pd.DataFrame | None = None,
     fields: xr.Dataset | None = None,
     planted_fields: xr.Dataset | None = None,
@@ -80,6 +83,12 @@ def comparison_sections(
         medians of every group (`neuroenc.encoders.comparison.Comparison.unique_variance`).
     unique_table : pandas.DataFrame, optional
         ``kind, group, part, median_share, low, high, share_voxels``.
+    joint_weights : xarray.DataArray (cell, space, voxel), optional
+        Weights of feature spaces in joint models.
+    stacked : xarray.Dataset (layers, voxel), optional
+        ``first`` and ``last`` (voxel), layers between which a voxel lies, and ``alone`` (layers, voxel); with
+        ``stacked_table``, of every group (`neuroenc.encoders.comparison.Comparison.structured_partition`).
+    stacked_table : pandas.DataFrame, optional
     similarity : pandas.DataFrame, optional
         ``kind, group, model, of, similarity, low, high``: RDMs of predictions and features beside those of responses.
     fields : xarray.Dataset (voxel), optional
@@ -131,6 +140,8 @@ def comparison_sections(
         curves = check_names(curves, _CURVES, "curves", names, ["cell"])
     maps = {"winner": (winner, ["winner"]), "regions": (regions, ["region"]), "warp": (warp, [])}
     maps["gates"] = None if gates is None else gates.to_dataset(name="gate"), ["gate"]
+    maps["joint_weights"] = None if joint_weights is None else joint_weights.to_dataset(name="weight"), ["weight"]
+    maps["stacked"] = stacked, ["first", "last", "alone"]
     maps |= {"unique": (unique, ["share"]), "fields": (fields, list(SHOWN))}
     for what, (found, wanted) in (maps | {"layers": (layers, ["r", "position"])}).items():
         if found is not None:
@@ -148,6 +159,9 @@ def comparison_sections(
         lambda: shared.layers_section(cells, layers, layer_table) if layers is not None else None,
         lambda: widths_section(layer_dims, cheapest) if layer_dims is not None and cheapest is not None else None,
         lambda: shared.unique_section(cells, unique, unique_table) if unique is not None else None,
+        lambda: (
+            shared.joint_section(cells, joint_weights, stacked, stacked_table) if joint_weights is not None else None
+        ),
         lambda: shared.similarity_section(cells, similarity) if similarity is not None else None,
         lambda: fields_section(cells, fields, planted_fields) if fields is not None else None,
         lambda: shared.warp_section(cells, warp) if warp is not None else None,

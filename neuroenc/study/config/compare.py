@@ -92,6 +92,10 @@ class CompareConfig(Table):
         all that ridge reads, where these are two to eight.
     n_components
         Principal components of each space in the joint models, fitted on training stimuli.
+    joint
+        Models of all spaces that ridge reads, or of those in ``layers.order``, as rows ``all/stacked`` (a convex
+        combination of their ridge predictions, for every voxel) and ``all/banded`` (banded ridge). With ``layers`` the
+        stack also tells between which layers each voxel lies.
     field_of_view
         Width of the pictures in degrees of visual angle, for maps of receptive fields; 0: shares of the width.
     training
@@ -114,6 +118,7 @@ class CompareConfig(Table):
     q: Share = 0.05
     unique: list[str] | bool = True
     n_components: Count = 100
+    joint: list[Literal["stacked", "banded"]] = []
     field_of_view: Annotated[float, Field(ge=0)] = 0.0
     training: dict[str, Any] = {}
     regions: RegionsConfig | None = None

@@ -44,6 +44,7 @@ def compare(study: Study) -> dict[str, Any]:
     cells = cells_of(config, whole.features)
     unique = unique_spaces(config, cells)
     used = {name for cell in cells for name in cell.spaces if name} | set(unique)
+    used |= set(joint_spaces(config, cells)) if config.joint else set()
     responses, stimuli, ceiling = _responses(study)
     missing = float(np.isnan(responses.values).mean())
     unseen = f", {missing:.0%} not seen" if missing else ""
@@ -71,6 +72,8 @@ def compare(study: Study) -> dict[str, Any]:
         **{name: getattr(config, name) for name in _PASSED},
         noise_ceiling=ceiling,
         unique=unique,
+        joint={kind: joint_spaces(config, cells) for kind in config.joint},
+        ordered=config.layers is not None,
         layers=config.layers.order if config.layers else (),
         dims=config.layers.dims if config.layers else (),
         reduce=config.layers.reduce if config.layers else "pca",
@@ -126,6 +129,13 @@ def unique_spaces(config: CompareConfig, cells: Iterable[Cell]) -> list[str]:
         return config.unique
     found = list(dict.fromkeys(cell.features for cell in cells if cell.closed_form)) if config.unique else []
     return found if 2 <= len(found) <= 8 else []  # as many as joint models are made of
+
+
+def joint_spaces(config: CompareConfig, cells: Iterable[Cell]) -> list[str]:
+    """Feature spaces of ``joint`` models: the layers in their order, or all that ridge reads."""
+    if config.layers:
+        return config.layers.order
+    return list(dict.fromkeys(cell.features for cell in cells if cell.closed_form))
 
 
 def _responses(study: Study) -> tuple[xr.DataArray, Stimuli | None, np.ndarray | None]:
@@ -276,6 +286,13 @@ def tabulate(study: Study) -> dict[str, Any]:
     if fields is not None:
         parts["fields"], parts["planted_fields"] = fields, _planted_fields(study, config.field_of_view or 1.0)
         maps["receptive_fields"] = fields
+    weights, partition = found.joint_weights(), found.structured_partition()
+    if weights is not None:
+        parts["joint_weights"] = weights
+        maps["joint_weights"] = weights.to_dataset()
+    if partition is not None:
+        maps["stacked_layers"] = parts["stacked"] = partition[0]
+        tables["stacked_layers"] = parts["stacked_table"] = partition[1]
     similarity = found.similarity()
     if len(similarity):
         tables["similarity"] = parts["similarity"] = similarity
