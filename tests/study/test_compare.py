@@ -121,6 +121,7 @@ def test_own_files_to_tables_and_a_page(compared):
     )
     for name in (
         *made,
+        "stacked_layers.csv",
         "unique.csv",
         "unique.nc",
         "similarity.csv",

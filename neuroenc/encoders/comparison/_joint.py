@@ -164,8 +164,16 @@ def structured_partition(
     single = np.stack([stats.score(measured, total[k], "r2") for k in order])
     found = partition_dataset(order, {k: v[0] for k, v in drawn.items()}, single, weight, share)
     found.attrs |= {"metric": "r2", "n_stimuli": n_stimuli}
-    ends = [[np.stack([drawn[f"{end}:{k}"][n] for k in order]) for end in ("early", "late")] for n in (0, 1)]
-    estimate, samples = (np.stack(layer_interval(*both, share)) for both in ends)
+    estimate, samples = (
+        np.stack(
+            layer_interval(
+                np.stack([drawn[f"early:{name}"][n] for name in order]),
+                np.stack([drawn[f"late:{name}"][n] for name in order]),
+                share,
+            )
+        )
+        for n in (0, 1)
+    )
     known = estimate[0] >= 0
     rows, scale = [], max(len(order) - 1, 1)
     for group in groups:

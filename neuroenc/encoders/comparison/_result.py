@@ -434,7 +434,7 @@ class Comparison:
         cell = next((c for c in self._cells if c.options.get("ordered")), None)
         if cell is None:
             return None
-        how = {"share": share, "n_bootstraps": self.n_bootstraps, "seed": self.seed}
+        how: dict[str, Any] = {"share": share, "n_bootstraps": self.n_bootstraps, "seed": self.seed}
         found, table = structured_partition(self._fits(cell.name), self.responses, self._tested, self.groups, **how)
         return found.assign_coords(self._voxels()), table
 

@@ -124,7 +124,9 @@ def _told(study: Study, texts: Texts) -> Texts:
     if known.all() or not known.any():
         return texts
     space = study.table("captions").space.model
-    study.say(f"  {int((~known).sum()):,} of {len(texts.captions):,} captions are left out: {space} knows no word of them")
+    study.say(
+        f"  {int((~known).sum()):,} of {len(texts.captions):,} captions are left out: {space} knows no word of them"
+    )
     kept = np.flatnonzero(known)
     return Texts([texts.captions[k] for k in kept], texts.vectors[kept], [texts.ids[k] for k in kept], texts.name)
 
