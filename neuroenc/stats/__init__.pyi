@@ -6,6 +6,7 @@ from ._ceilings import (
     split_half_reliability as split_half_reliability,
     subject_ceiling as subject_ceiling,
 )
+from ._group import group_map as group_map, prevalence as prevalence
 from ._intervals import (
     BootstrapResult as BootstrapResult,
     crossed_interval as crossed_interval,
@@ -33,3 +34,5 @@ from ._scores import (
     r2_score as r2_score,
     score as score,
 )
+from ._spatial import MapComparison as MapComparison, compare_maps as compare_maps, spatial_null as spatial_null
+from ._tfce import mesh_edges as mesh_edges, tfce as tfce

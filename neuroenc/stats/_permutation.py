@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from neuroenc._core.checks import check_whole, make_rng, one_of
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.memory import parse_memory, voxel_blocks
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc.stats import _blocks
@@ -23,6 +23,7 @@ from neuroenc.stats._blocks import MAX_MEMORY, Floats
 from neuroenc.stats._labels import match_rows
 from neuroenc.stats._parallel import check_jobs, run
 from neuroenc.stats._resampling import unit_of
+from neuroenc.stats._tfce import check_edges, tfce
 
 MODES = ("samples", "within", "whole", "shift")
 Indices = NDArray[np.intp]
@@ -405,6 +406,8 @@ def sign_flip_test(
     *,
     statistic: str = "t",
     alternative: str = "two-sided",
+    edges: Any = None,
+    min_subjects: int | None = None,
     n_permutations: int = 1000,
     seed: int = 0,
     progress: bool = False,
@@ -421,9 +424,14 @@ def sign_flip_test(
     ----------
     values : array (n_subjects, n_tests) or (n_subjects,)
         One number per subject for each voxel, vertex or ROI: a difference of scores, a score less its chance level.
-        A NaN makes the test NaN.
-    statistic : {"t", "mean"}
+        A NaN makes the test NaN, unless ``min_subjects`` is given.
+    statistic : {"t", "mean", "tfce"}
+        ``"tfce"`` enhances t by the clusters that it forms on ``edges``, see `tfce`.
     alternative : {"two-sided", "greater"}
+    edges : int array (edge, 2), optional
+        Neighbours among the tests, from `mesh_edges`; with ``"tfce"`` alone.
+    min_subjects : int, optional
+        Tests that fewer subjects have are NaN; the others use the subjects that they have. By default all.
     n_permutations : int
         All :math:`2^n` patterns are used where they are no more.
     seed : int
@@ -438,7 +446,7 @@ def sign_flip_test(
     Raises
     ------
     ValueError
-        Fewer than two subjects, an unknown name.
+        Fewer than two subjects, an unknown name, no edges.
 
     References
     ----------
@@ -451,7 +459,7 @@ def sign_flip_test(
     >>> sign_flip_test(x).p[0]
     np.float64(0.015625)
     """
-    statistic = one_of("statistic", statistic, ("t", "mean"))
+    statistic = one_of("statistic", statistic, ("t", "mean", "tfce"))
     alternative = one_of("alternative", alternative, ("two-sided", "greater"))
     n_permutations = check_whole("n_permutations", n_permutations)
     x = _blocks.as_floats(values, "values")
@@ -459,31 +467,51 @@ def sign_flip_test(
     if x.ndim not in (1, 2) or len(x) < 2:
         raise DataError(f"values have shape {x.shape}; legal is (n_subjects, n_tests) with at least 2 subjects.")
     x = x.reshape(len(x), -1)
+    if (statistic == "tfce") != (edges is not None):
+        raise ConfigError(
+            f"statistic={statistic!r} {'needs' if edges is None else 'uses no'} edges. Next step: statistic='tfce', "
+            "edges=mesh_edges(faces)."
+        )
+    pairs = None if edges is None else check_edges(edges, x.shape[1])
+    least = len(x) if min_subjects is None else check_whole("min_subjects", min_subjects, least=2)
     count, exhaustive, signs = _signs(len(x), n_permutations, seed)
-    nulls, chunks = (lambda at: _Flips(x[:, at], statistic)), in_chunks(signs, max(1, 2**22 // max(1, x.shape[1])))
-    how: dict[str, Any] = {"two_sided": alternative == "two-sided", "n_jobs": 1, "progress": progress}
-    statistic_of, p, p_fwe, top = against_null(nulls, chunks, count, [slice(0, x.shape[1])], **how)
+    two_sided = alternative == "two-sided"
+    chunks = in_chunks(signs, max(1, 2**22 // max(1, x.shape[1])))
+    how: dict[str, Any] = {"two_sided": two_sided, "n_jobs": 1, "progress": progress}
+    test = _Flips(x, statistic, pairs, least, two_sided)
+    statistic_of, p, p_fwe, top = against_null(lambda _: test, chunks, count, [slice(0, x.shape[1])], **how)
     found, chance, family = (v.reshape(shape) for v in (statistic_of, p, p_fwe))
     return PermutationResult(found, chance, family, top, count, exhaustive, statistic, alternative)
 
 
 class _Flips:
-    """Means or t values over subjects of tests whose subjects' signs are flipped; NaN where one is missing."""
+    """Means, t values or enhanced t values over subjects of tests whose subjects' signs are flipped.
 
-    def __init__(self, x: Floats, statistic: str) -> None:
-        self.x = np.where(np.isfinite(x).all(axis=0) & (x != 0).any(axis=0), x, np.nan)
-        self.square, self.statistic = (self.x**2).sum(axis=0), statistic
+    NaN where fewer than ``least`` subjects have a value.
+    """
+
+    def __init__(self, x: Floats, statistic: str, edges: Any, least: int, two_sided: bool) -> None:
+        known = np.isfinite(x)
+        self.n = known.sum(axis=0).astype(np.float64)
+        self.n[(self.n < least) | ~((x != 0) & known).any(axis=0)] = np.nan
+        self.x = np.where(known, x, 0.0)
+        self.square, self.statistic, self.edges, self.two_sided = (self.x**2).sum(axis=0), statistic, edges, two_sided
         self.observed = self.scores(np.ones((1, len(x))))[0]
 
     def scores(self, signs: Floats) -> Floats:
-        n = len(self.x)
         with np.errstate(divide="ignore", invalid="ignore"):
-            means = signs @ self.x / n
+            means = signs @ self.x / self.n
             if self.statistic == "mean":
                 return np.asarray(means)
             # Signs leave the sum of squares alone, so that every t follows from its mean.
-            spread = np.sqrt(np.maximum(self.square / n - means**2, 0.0) / (n - 1))
-            return np.where(spread > 1e-12 * np.sqrt(self.square / n), means / spread, np.sign(means) * np.inf)
+            spread = np.sqrt(np.maximum(self.square / self.n - means**2, 0.0) / (self.n - 1))
+            t = np.where(spread > 1e-12 * np.sqrt(self.square / self.n), means / spread, np.sign(means) * np.inf)
+        t[:, np.isnan(self.n)] = np.nan
+        if self.statistic == "t":
+            return t
+        out = tfce(t if self.two_sided else np.maximum(t, 0.0), self.edges)
+        out[:, np.isnan(self.n)] = np.nan
+        return out
 
 
 def fdr(p: Any, *, method: str = "bh") -> Floats:
