@@ -12,6 +12,14 @@ from ._files import (
     presence as presence,
     verify as verify,
 )
+from ._generalise import (
+    feature_clusters as feature_clusters,
+    matched_test as matched_test,
+    near_duplicates as near_duplicates,
+    nearest_stimuli as nearest_stimuli,
+    read_split as read_split,
+    small_pictures as small_pictures,
+)
 from ._images import (
     check_affine as check_affine,
     image_values as image_values,

@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 
 from neuroenc._core.checks import check_whole, make_rng, one_of
 from neuroenc._core.errors import DataError, unknown_name
-from neuroenc.data._align import stimulus_ids
+from neuroenc.data._align import match, stimulus_ids
 from neuroenc.data._build import string_ids
 from neuroenc.data._preprocess import group_ids
 
@@ -254,6 +254,7 @@ def folds(
     seed: int = 0,
     *,
     shared: str = "error",
+    groups: xr.DataArray | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cross-validation folds over the rows, by scikit-learn's splitters.
 
@@ -268,6 +269,9 @@ def folds(
     seed : int
     shared : {"error", "drop", "keep"}
         As in :func:`split_by`.
+    groups : DataArray (stimulus,), optional
+        With "stimulus": a label of every stimulus, such as from :func:`near_duplicates` or :func:`feature_clusters`;
+        stimuli of one label stay together. Without ``n_splits`` one label is left out at a time.
 
     Returns
     -------
@@ -277,7 +281,7 @@ def folds(
     Raises
     ------
     DataError
-        Too few groups, or a stimulus on both sides.
+        Too few groups, a stimulus without a label, or a stimulus on both sides.
 
     Examples
     --------
@@ -290,31 +294,35 @@ def folds(
     check_whole("seed", seed, least=0)
     one_of("kind of folds", kind, _KINDS)
     ids = stimulus_ids(responses)
-    if kind == "stimulus":
-        unique, groups = np.unique(ids, return_inverse=True)
+    if groups is not None:
+        one_of("kind of folds with groups", kind, ("stimulus",))
+        kind, (labels, number) = "group", np.unique(match(groups, responses).values, return_inverse=True)
+        names = labels.tolist()
+    elif kind == "stimulus":
+        unique, number = np.unique(ids, return_inverse=True)
         names = unique.tolist()
         n_splits = 5 if n_splits is None else n_splits
     else:
-        groups, names = group_ids(responses, kind)
+        number, names = group_ids(responses, kind)
     wanted = len(names) if n_splits is None else check_whole("n_splits", n_splits, least=0)
     if not 2 <= wanted <= len(names):
         raise DataError(
-            f"{wanted} folds by {kind} need 2 to as many groups; found {len(names)} ({', '.join(names[:3])})."
+            f"{wanted} folds by {kind} need 2 to as many groups; found {len(names)} ({', '.join(map(str, names[:3]))})."
         )
     rows = np.arange(len(ids))
     if kind == "stimulus":
         splitter = KFold(n_splits, shuffle=True, random_state=seed)
-        pairs = [(np.isin(groups, a), np.isin(groups, b)) for a, b in splitter.split(np.arange(len(names)))]
+        pairs = [(np.isin(number, a), np.isin(number, b)) for a, b in splitter.split(np.arange(len(names)))]
         return [(rows[a], rows[b]) for a, b in pairs]
     grouped: Any = LeaveOneGroupOut() if n_splits is None else GroupKFold(n_splits, shuffle=True, random_state=seed)
     result = []
-    for _, test in grouped.split(rows, groups=groups):
+    for _, test in grouped.split(rows, groups=number):
         in_test = np.zeros(len(rows), dtype=bool)
         in_test[test] = True
         train = np.flatnonzero(_allowed(responses, in_test, shared))
         if not train.size:
             raise DataError(
-                f"no training rows are left beside {kind} {names[groups[test[0]]]!r}: all stimuli are shared."
+                f"no training rows are left beside {kind} {names[number[test[0]]]!r}: all stimuli are shared."
             )
         result.append((train, np.flatnonzero(in_test)))
     return result
