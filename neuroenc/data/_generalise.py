@@ -79,7 +79,7 @@ def small_pictures(stimuli: Stimuli, size: int = 16) -> xr.DataArray:
 
 
 def _directions(features: xr.DataArray) -> np.ndarray:
-    """Features (stimulus, feature) less their mean over stimuli, at unit length; what has no direction has one apart."""
+    """Features (stimulus, feature) less their mean, at unit length; what has no direction has one apart."""
     values = features.values.reshape(len(features), -1).astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
@@ -363,7 +363,9 @@ def read_split(
     for name, ids in tests.items():
         both = [i for i in ids if i in seen]
         if both:
-            raise DataError(f"{where}: {len(both)} stimuli are in {seen[both[0]]!r} and in {name!r}, first {both[0]!r}.")
+            raise DataError(
+                f"{where}: {len(both)} stimuli are in {seen[both[0]]!r} and in {name!r}, first {both[0]!r}."
+            )
         seen |= dict.fromkeys(ids, name)
     return train, {name: ids for name, ids in tests.items() if not sets or name in sets}
 
@@ -373,7 +375,7 @@ def _revision(found: Mapping[str, Any], where: str, variant: int) -> dict[str, l
     try:
         by_number = {int(v["variant_id"]): v for v in found["variants"]}
         if variant not in by_number:
-            raise DataError(f"{where}: {unknown_name('variant', variant, by_number)}")
+            raise DataError(f"{where}: {unknown_name('variant', str(variant), map(str, by_number))}")
         train, test = (list(by_number[variant][side]) for side in ("train_ids", "test_ids"))
         kinds = found.get("params", {}).get("ood_types", [])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -23,6 +23,7 @@ from neuroenc.study.stages.bank import bank, space
 from neuroenc.study.stages.caption import caption as write_captions, read, weights
 from neuroenc.study.stages.check import check, ground
 from neuroenc.study.stages.compare import compare as compare_cells, tabulate
+from neuroenc.study.stages.distance import leakage
 from neuroenc.study.stages.fit import encode, fit, split
 from neuroenc.study.stages.load import embed, load
 from neuroenc.study.stages.plan import candidates, choose
@@ -32,7 +33,7 @@ from neuroenc.study.stages.teach import teach
 from neuroenc.study.study import HOOKS, PIPELINES, Stage, Study as Study
 
 #: Stages of ``neuroenc run``.
-RUN = (load, split, embed, fit, score, encode)
+RUN = (load, split, embed, fit, score, leakage, encode)
 #: Stages of ``neuroenc caption``.
 CAPTION = (load, split, space, weights, bank, teach, read, write_captions, ground, check, analyse)
 #: Stages of ``neuroenc compare``.

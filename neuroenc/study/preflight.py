@@ -31,6 +31,9 @@ from neuroenc.study.config import (
 )
 from neuroenc.study.stages.load import check_array, feature_rows, image_embedder, sample_labels, text_embedder
 
+#: Schemes of ``[evaluation]`` that make ``n_splits`` folds of stimuli.
+_FOLDED = ("stimulus", "near-duplicates", "cluster")
+
 
 def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLike[str] | None = None) -> None:
     """Refuse what a command could not use, before anything is computed.
@@ -71,6 +74,7 @@ def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLi
             _check_plan(config.plan)
         return
     _check_data(config.data, mirror)
+    _check_distance(config)
     labels = _check_responses(config)
     if command != "caption":
         for name, space in config.features.items():
@@ -115,6 +119,15 @@ def _check_data(config: DataConfig, mirror: str | os.PathLike[str] | None) -> No
         raise DataError(f"[data] images: {config.images} is no folder. Next step: check the path.")
 
 
+def _check_distance(config: StudyConfig) -> None:
+    """Split files, and the pictures that a scheme compares."""
+    evaluation = config.evaluation
+    for file in evaluation.files:
+        data.read_split(file, evaluation.sets)
+    if evaluation.space == "pixels" or (evaluation.scheme == "near-duplicates" and not evaluation.space):
+        _needs("evaluation", f'scheme = "{evaluation.scheme}" by pixels', config.data, True, False)
+
+
 def _check_responses(config: StudyConfig) -> np.ndarray | None:
     """Stimulus of every row of the user's own responses, where a table has them."""
     source, evaluation = config.data, config.evaluation
@@ -136,7 +149,7 @@ def _check_responses(config: StudyConfig) -> np.ndarray | None:
         missing = sorted(set(evaluation.test_ids) - set(labels))
         if missing:
             raise ConfigError(unknown_name("stimulus in [evaluation] test_ids:", missing[0], np.unique(labels)))
-    elif evaluation.scheme == "stimulus" and len(np.unique(labels)) < max(2, evaluation.n_splits):
+    elif evaluation.scheme in _FOLDED and len(np.unique(labels)) < max(2, evaluation.n_splits):
         raise DataError(
             f"[evaluation] n_splits = {evaluation.n_splits} needs as many stimuli; the samples have "
             f"{len(np.unique(labels))}."

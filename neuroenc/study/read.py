@@ -17,6 +17,7 @@ from typing import Any
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import read_text
 from neuroenc.study.config import (
+    COMPARED,
     FEATURES,
     OPTIONAL,
     CaptionsConfig,
@@ -260,6 +261,10 @@ def check_config(config: StudyConfig, command: str = "run") -> None:
     if needs_data and not (config.data.name or config.data.responses):
         raise ConfigError('[data] needs either name (a data set, or "world") or responses (your file); found neither.')
     _check_world(config)
+    compared = config.evaluation.space
+    legal = [name for name, one in config.features.items() if one.kind not in COMPARED]
+    if compared not in ("", "pixels", *legal):
+        raise ConfigError(unknown_name("value of evaluation.space:", compared, ["pixels", *legal]))
     for name, space in config.features.items():
         _check_space(name, space, config)
     if config.compare:

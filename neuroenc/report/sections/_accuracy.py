@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from neuroenc.report._regions import NO_ROI, ceiling_r, median, memberships, nor
 from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, SCORES, WIDTH, drawing, number, short, write
 from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.export._files import map_files, numeric_scores, write_maps, write_scores
+from neuroenc.report.sections._leakage import leakage_section
 
 MAX_ROIS, MAX_DOTS = 24, 300
 
@@ -29,6 +30,7 @@ def accuracy_sections(
     sections: Sequence[Section] = (),
     maps: Sequence[str] | None = None,
     rates: dict[str, float] | None = None,
+    leakage: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> list[Section]:
     """Sections on one encoder: accuracy against the noise ceiling, brain maps, controls.
@@ -49,6 +51,8 @@ def accuracy_sections(
         Scores to draw on the brain, or "roi"; by default r, r_normalised and, up to 14, the ROIs.
     rates : mapping of str to float, optional
         Shares of the run that belong to the first numbers, such as "caption_family_accuracy".
+    leakage : mapping, optional
+        How far test stimuli are from training stimuli; see `leakage_section`.
     progress : bool
 
     Returns
@@ -73,7 +77,7 @@ def accuracy_sections(
     scores = check_scores(scores)
     names = _map_names(scores, maps)
     makers = [lambda: _accuracy(scores, roi_table, rates or {}), *([lambda: _maps(scores, names)] if names else [])]
-    made = [*make_sections(makers, progress), *sections]
+    made = [*make_sections(makers, progress), *([leakage_section(leakage)] if leakage else []), *sections]
     if controls is not None and len(controls):
         lead = (
             "The same analysis where it should find nothing or less. A method that still succeeds here is not "

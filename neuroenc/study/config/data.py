@@ -331,21 +331,53 @@ class EncoderConfig(Table):
     device: Device = "cpu"
 
 
+#: Schemes that read a key of ``[evaluation]``.
+_READ_BY = {
+    "test_ids": ("test",),
+    "space": ("near-duplicates", "cluster", "matched"),
+    "files": ("file",),
+    "column": ("column",),
+    "sets": ("file", "column"),
+}
+
+
 class EvaluationConfig(Table):
     """Held-out rows, accuracy and its permutation test.
 
     Attributes
     ----------
     scheme
-        What is left out: stimuli, runs or sessions in folds, or the stimuli of ``test_ids``.
+        What is left out: stimuli, runs or sessions in folds, or the stimuli of ``test_ids``. "near-duplicates": stimuli
+        in folds that keep near duplicates together; "cluster": one cluster of features (k-means) at a time; "matched":
+        a test set whose features are distributed as those of the training stimuli; "file": test sets of ``files``;
+        "column": stimuli by a column of their table, such as their category.
     n_splits
         Folds; with 1 there is one held-out split. Captions come from an encoder that was fitted without the first fold.
+        Of "cluster": the clusters. Not read by "matched", "file" and "column".
     share
-        With ``n_splits = 1``: share of the stimuli that is held out.
+        With ``n_splits = 1``, and of "matched": share of the stimuli that is held out.
     n_last
         With ``n_splits = 1``: how many of the last runs or sessions are held out.
     test_ids
         Of "test": ids of stimuli, or the name of a test set of the data, such as "shared1000" of NSD.
+    space
+        In which stimuli are compared by "near-duplicates", "cluster" and "matched": "pixels" (small grey pictures), or
+        a feature space by its name. Left out: pixels for near duplicates, else the first feature space.
+    threshold
+        Similarity (cosine less the mean over stimuli) from which two pictures are near duplicates, for that scheme and
+        for the report.
+    files
+        Of "file": JSON, TOML or CSV files of stimulus ids by test set, a fold each; split files of re:vision are read
+        as they are (`neuroenc.data.read_split`).
+    column
+        Of "column": a column of the table of stimuli, or a coordinate of the responses.
+    sets
+        Of "file" and "column": test sets (values of the column) to take. "column" without them leaves out one value at
+        a time; with them, all of these at once, scored each by itself.
+    leakage
+        Tell how far each test stimulus is from the nearest training stimulus, and list near duplicates.
+    learning_curve
+        Numbers of training stimuli at which the encoder is fitted besides; empty: not asked.
     permutations
         Permutations of the test of each voxel's correlation; 0 leaves the test out.
     permutation_mode
@@ -359,11 +391,20 @@ class EvaluationConfig(Table):
         False discovery rate at which a voxel counts as predicted.
     """
 
-    scheme: Literal["stimulus", "run", "session", "test"] = "stimulus"
+    scheme: Literal["stimulus", "run", "session", "test", "near-duplicates", "cluster", "matched", "file", "column"] = (
+        "stimulus"
+    )
     n_splits: Count = 5
     share: Share = 0.2
     n_last: Count = 3
     test_ids: list[str] = []
+    space: str = ""
+    threshold: Share = 0.95
+    files: list[File] = []
+    column: str = ""
+    sets: list[str] = []
+    leakage: bool = True
+    learning_curve: list[Annotated[int, Field(ge=10, le=MOST)]] = []
     permutations: CountOrZero = 1000
     permutation_mode: Literal["samples", "within", "whole", "shift"] = "samples"
     permutation_null: Literal["auto", "refit", "shared"] = "auto"
@@ -376,12 +417,22 @@ class EvaluationConfig(Table):
                 f'permutation_mode = "{self.permutation_mode}" needs scheme = "test"; with cross-validation use '
                 '"samples" or "within".'
             )
-        if self.test_ids and self.scheme != "test":
-            raise ConfigError(
-                f'test_ids are of scheme = "test", and scheme is "{self.scheme}". Next step: leave one of them out.'
-            )
-        for name, schemes in (("share", ("stimulus",)), ("n_last", ("run", "session"))):
-            read = self.n_splits == 1 and self.scheme in schemes
+        for name, schemes in _READ_BY.items():
+            if getattr(self, name) != type(self).model_fields[name].default and self.scheme not in schemes:
+                told = " or ".join(f'"{scheme}"' for scheme in schemes)
+                raise ConfigError(
+                    f"{name} {'are' if name.endswith('s') else 'is'} of scheme = {told}, and scheme is "
+                    f'"{self.scheme}". Next step: leave one of them out.'
+                )
+        for name, scheme in (("files", "file"), ("column", "column")):
+            if self.scheme == scheme and not getattr(self, name):
+                raise ConfigError(f'scheme = "{scheme}" needs {name}.')
+        if self.scheme == "cluster" and self.n_splits < 2:
+            raise ConfigError('scheme = "cluster" leaves out one of n_splits clusters at a time; found n_splits = 1.')
+        if self.learning_curve != sorted(set(self.learning_curve)):
+            raise ConfigError(f"learning_curve = {self.learning_curve} must rise.")
+        for name, schemes in (("share", ("stimulus", "near-duplicates", "matched")), ("n_last", ("run", "session"))):
+            read = (self.n_splits == 1 or self.scheme == "matched") and self.scheme in schemes
             if not read and getattr(self, name) != type(self).model_fields[name].default:
                 raise ConfigError(
                     f"{name} = {getattr(self, name)} is read with n_splits = 1 and scheme {' or '.join(schemes)}; "

@@ -16,6 +16,7 @@ from neuroenc._core.files import hash_path, output_folder
 from neuroenc._core.store import Store, content_key
 from neuroenc.encoders import RidgeEncoder, resolve_folds
 from neuroenc.study.config import EncoderConfig, EvaluationConfig
+from neuroenc.study.stages.distance import SCHEMES, distant_folds, set_names
 from neuroenc.study.stages.load import Subject, standardised
 from neuroenc.study.study import Study, stage
 
@@ -53,6 +54,8 @@ def outer_folds(
     if config.scheme == "test":
         train, test = data.split_by_stimulus(responses, test=_test_ids(config, stimuli), seed=seed)
         data.check_disjoint(train, test)
+    elif config.scheme not in ("stimulus", "run", "session"):
+        raise ConfigError(f'scheme = "{config.scheme}" needs more than responses. Next step: study.until("split").')
     elif config.n_splits > 1:
         if config.scheme == "stimulus":
             return data.folds(responses, "stimulus", n_splits=config.n_splits, seed=seed)
@@ -96,19 +99,24 @@ def _test_ids(config: EvaluationConfig, stimuli: data.Stimuli | None) -> list[st
     return config.test_ids
 
 
-@stage("split", reads=("subjects", "config.evaluation", "config.encoder"), writes=("splits",))
+@stage("split", reads=("subjects", "config.evaluation", "config.encoder"), writes=("splits", "test_sets"))
 def split(study: Study) -> dict[str, Any]:
     """Outer folds of each subject; what responses cannot give is refused before features are computed."""
-    config, splits = study.config, []
+    config, splits, test_sets = study.config, [], []
     for one in study.subjects:
-        folds = outer_folds(one.responses, config.evaluation, config.seed, one.stimuli)
+        if config.evaluation.scheme in SCHEMES:
+            folds, sets = distant_folds(study, one)
+        else:
+            folds = outer_folds(one.responses, config.evaluation, config.seed, one.stimuli)
+            sets = set_names(len(one.responses), [("test", test) for _, test in folds])
         _check(study, one.responses, folds)
         splits.append(folds)
+        test_sets.append(sets)
         sizes = f"{len(folds[0][0])} rows to fit on, {len(folds[0][1])} held out"
         study.say(
             f"    {one.name}: {sizes if len(folds) == 1 else f'{len(folds)} folds by {config.evaluation.scheme}'}"
         )
-    return {"splits": tuple(splits)}
+    return {"splits": tuple(splits), "test_sets": tuple(test_sets)}
 
 
 def _check(study: Study, responses: xr.DataArray, folds: list[Fold]) -> None:

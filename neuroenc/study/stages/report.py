@@ -20,6 +20,7 @@ from neuroenc.report import roi_summary, study_page
 from neuroenc.study.incontext.evaluate import curve_text, write_curve
 from neuroenc.study.incontext.train import BEFORE, stage_of
 from neuroenc.study.stages.compare import comparison_text
+from neuroenc.study.stages.distance import MOST_NEAR, near_text
 from neuroenc.study.stages.plan import plan_page, plan_text, write_plan
 from neuroenc.study.study import Study
 from neuroenc.study.text import NOTES, rendered
@@ -49,6 +50,8 @@ def summarise(study: Study) -> dict[str, Any]:
     out: dict[str, Any] = dict(study.curve_parts["summary"]) if study.has("curve") else {}
     if study.has("scores"):
         out |= _score_summary(study)
+    if study.has("leakage") and study.leakage:
+        out |= study.leakage["summary"]
     if study.has("captions"):
         out |= caption_summary(study.captions, len(study.subjects))
     if study.has("comparison"):
@@ -157,6 +160,9 @@ def _notes(study: Study) -> list[str]:
             notes.append("No noise ceiling: no stimulus was repeated, so accuracies are not normalised.")
         if len(study.scores_of) > 1:
             notes.append(f"Accuracies are those of the feature space {next(iter(study.scores_of))!r}, the first.")
+    told = study.leakage["summary"] if study.has("leakage") and study.leakage else {}
+    if told.get("share_near_duplicates", 0) > MOST_NEAR:
+        notes = [near_text(told), *notes]
     if study.has("comparison"):
         notes = [*NOTES["comparison"], *notes]
         if study.comparison.noise_ceiling is None:
@@ -186,6 +192,8 @@ def _made(study: Study) -> dict[str, dict[str, Any]]:
     made: dict[str, dict[str, Any]] = {}
     if study.has("scores"):
         made["accuracy"] = {"scores": study.scores, "roi_table": roi_table(study.scores)}
+        if study.has("leakage") and study.leakage:
+            made["accuracy"] |= {f"leakage:{k}": v for k, v in study.leakage.items() if k != "summary"}
     if study.has("comparison"):
         found, config = study.comparison, study.config.compare
         assert config is not None
@@ -246,6 +254,11 @@ def write_study(study: Study) -> Path:
         elif study.store.has(f"last-page-{name}", key):
             summary = study.store.keep(f"last-page-{name}", key, dict)["summary"]
             made[name] = study.store.keep(f"page-{name}", [key, summary], dict)
+    # The store keeps flat parts, and a section takes its own as one.
+    for name in ("leakage",):
+        own = {k: made["accuracy"].pop(k) for k in list(made.get("accuracy", {})) if k.startswith(f"{name}:")}
+        if own:
+            made["accuracy"][name] = {k.partition(":")[2]: v for k, v in own.items()}
     for name in study.config.report.without:
         if name == "maps" and "accuracy" in made:
             made["accuracy"]["maps"] = []

@@ -73,6 +73,12 @@ def score_subject(
 def _p_values(study: Study, X: np.ndarray, Y: np.ndarray, folds: Any, alphas: np.ndarray, **refit: Any) -> Any:
     """Permutation p-values of cross-validated predictions, on the features that each fold was fitted on."""
     encoder = study.config.encoder
+    rows = np.unique(np.concatenate([test for _, test in folds]))
+    if len(rows) < len(Y):
+        # Rows that no fold tests cannot be exchanged with others.
+        X, Y = X[rows], Y[rows]
+        inside = [np.intersect1d(train, rows) for train, _ in folds]
+        folds = [(np.searchsorted(rows, a), np.searchsorted(rows, test)) for a, (_, test) in zip(inside, folds)]
     if not encoder.reduce:
         return cross_validated_p(X, Y, folds, alphas, show=study.progress, **refit)
     own = []

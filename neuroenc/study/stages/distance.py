@@ -1,0 +1,383 @@
+"""Folds by distance of stimuli, and how far every test stimulus is from the training stimuli."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from PIL import Image
+
+from neuroenc import data, stats
+from neuroenc._core.checks import make_rng
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.tables import write_table
+from neuroenc.data import Stimuli
+from neuroenc.study.stages.load import Subject, flatten, make_spaces
+from neuroenc.study.study import Study, stage
+
+Fold = tuple[np.ndarray, np.ndarray]
+#: Schemes of ``[evaluation]`` that read more than the responses.
+SCHEMES = ("near-duplicates", "cluster", "matched", "file", "column")
+#: Share of the test stimuli that may be near duplicates before it is said aloud.
+MOST_NEAR = 0.02
+#: Features of two stimuli are nearly the same from here on: cosines of networks are high for unlike pictures.
+NEAR_FEATURES = 0.99
+_PAIRS, _SIDE = 8, 96  # pairs of pictures that the report shows, and their pixels a side
+
+
+def set_names(n: int, sets: list[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Name (row,) of the test set that each row is in, "" for none."""
+    names = np.full(n, "", dtype=object)
+    for name, rows in sets:
+        names[rows] = name
+    return names.astype(str)
+
+
+def distant_folds(study: Study, one: Subject) -> tuple[list[Fold], np.ndarray]:
+    """Folds of the schemes that read more than the responses, and the test set (row,) of each row.
+
+    Raises
+    ------
+    ConfigError, DataError
+        No such space, column or set, a set that nobody saw, or a stimulus that is tested twice.
+    """
+    config, seed, responses = study.config.evaluation, study.config.seed, one.responses
+    ids, n = responses["stimulus"].values.astype(str), len(responses)
+    if config.scheme == "file":
+        return _listed(config.files, config.sets, ids)
+    if config.scheme == "column":
+        return _by_column(config.column, config.sets, one)
+    name = config.space or ("pixels" if config.scheme == "near-duplicates" else next(iter(_names(study)), "pixels"))
+    space = seen(_space(study, one, name), responses)
+    if config.scheme == "matched":
+        test = np.isin(ids, data.matched_test(space, config.share, seed))
+        return [(np.flatnonzero(~test), np.flatnonzero(test))], set_names(n, [("test", np.flatnonzero(test))])
+    if config.scheme == "cluster":
+        groups = data.feature_clusters(space, config.n_splits, seed)
+        folds = data.folds(responses, groups=groups)
+        return folds, set_names(n, [(f"cluster {k + 1}", test) for k, (_, test) in enumerate(folds)])
+    groups = data.near_duplicates(space, config.threshold)
+    study.say(f"    {len(groups)} stimuli in {len(np.unique(groups))} groups of near duplicates ({name})")
+    parts = config.n_splits if config.n_splits > 1 else max(2, round(1 / config.share))
+    folds = data.folds(responses, n_splits=parts, seed=seed, groups=groups)
+    folds = folds if config.n_splits > 1 else folds[:1]
+    return folds, set_names(n, [("test", test) for _, test in folds])
+
+
+def _listed(files: list[str], sets: list[str], ids: np.ndarray) -> tuple[list[Fold], np.ndarray]:
+    folds, named = [], []
+    for file in files:
+        train, tests = data.read_split(file, sets)
+        rows = {name: np.flatnonzero(np.isin(ids, wanted)) for name, wanted in tests.items()}
+        unseen = [name for name, found in rows.items() if not len(found)]
+        if unseen:
+            first = tests[unseen[0]][0]
+            raise DataError(f"{file}: no stimulus of {unseen[0]!r} occurs. {unknown_name('stimulus', first, ids)}")
+        test = np.sort(np.concatenate(list(rows.values())))
+        # Test sets of the file that are not asked for are not trained on either.
+        held = np.isin(ids, [i for x in data.read_split(file)[1].values() for i in x])
+        inside = ~held if train is None else np.isin(ids, train)
+        folds.append((np.flatnonzero(inside), test))
+        stem = Path(file).stem
+        named += [(stem if len(files) > 1 and len(rows) == 1 else name, found) for name, found in rows.items()]
+    tested = np.concatenate([test for _, test in folds])
+    if len(np.unique(tested)) < len(tested):
+        raise DataError(
+            f"[evaluation] files test {len(tested) - len(np.unique(tested))} rows more than once; a run scores every "
+            "row once. Next step: a run for each of the files."
+        )
+    return folds, set_names(len(ids), named)
+
+
+def _by_column(column: str, sets: list[str], one: Subject) -> tuple[list[Fold], np.ndarray]:
+    responses, stimuli = one.responses, one.stimuli
+    rows = {str(k): c for k, c in responses.coords.items() if c.dims == responses.dims[:1]}
+    columns = [] if stimuli is None else [str(c) for c in stimuli.table.columns]
+    if column in rows:
+        values = rows[column].values.astype(str)
+    elif stimuli is not None and column in columns:
+        values = stimuli.table[column].astype(str).to_numpy()[stimuli.index_of(responses["stimulus"].values)]
+    else:
+        raise ConfigError(unknown_name("value of [evaluation] column:", column, [*columns, *rows]))
+    by_stimulus = pd.Series(values).groupby(responses["stimulus"].values).nunique()
+    if (by_stimulus > 1).any():
+        raise ConfigError(
+            f"[evaluation] column = {column!r} has several values for {int((by_stimulus > 1).sum())} stimuli, first "
+            f"{by_stimulus.index[by_stimulus > 1][0]!r}: a stimulus would be on both sides."
+        )
+    legal = pd.unique(values).tolist()
+    for name in sets:
+        if name not in legal:
+            raise ConfigError(unknown_name(f"value of {column} in [evaluation] sets:", name, legal))
+    where = {name: np.flatnonzero(values == name) for name in sets or legal}
+    parts = [np.sort(np.concatenate(list(where.values())))] if sets else list(where.values())
+    every = np.arange(len(values))
+    return [(np.setdiff1d(every, part), part) for part in parts], set_names(len(values), list(where.items()))
+
+
+def _names(study: Study) -> list[str]:
+    return list(study.given.get("features", study.config.features))
+
+
+def _space(study: Study, one: Subject, name: str) -> xr.DataArray:
+    """Pixels, or a feature space by its name, before the stage that makes all of them."""
+    if name == "pixels":
+        found = _pixels(study, one)
+        if found is None:
+            raise ConfigError(
+                '[evaluation] space = "pixels" needs pictures, and there are none. Next step: [data] images, or a '
+                f"feature space: {', '.join(_names(study)) or 'there is none'}."
+            )
+        return found
+    if study.has("spaces") and name in study.spaces:
+        return study.spaces[name]
+    if name not in _names(study):
+        raise ConfigError(unknown_name("value of [evaluation] space:", name, ["pixels", *_names(study)]))
+    if "features" in study.given:
+        return flatten(data.validate_features(study.given["features"][name]))
+    return flatten(make_spaces({name: study.config.features[name]}, study.stimuli, study.progress)[name])
+
+
+def _pixels(study: Study, one: Subject) -> xr.DataArray | None:
+    """Small grey pictures of what a subject saw, kept; None where there are no pictures."""
+    stimuli = _shown(study, one)
+    if stimuli is None:
+        return None
+    wanted = stimuli.sel(pd.unique(one.responses["stimulus"].values))
+    found = study.store.keep("pictures", [wanted, "small"], lambda: {"pictures": data.small_pictures(wanted)})
+    return found["pictures"]
+
+
+def _shown(study: Study, one: Subject) -> Stimuli | None:
+    """Stimuli with pictures of everything that a subject saw."""
+    stimuli = one.stimuli if one.stimuli is not None else study.stimuli
+    if stimuli is None or stimuli.images is None:
+        return None
+    return stimuli if np.isin(one.responses["stimulus"].values, stimuli.ids).all() else None
+
+
+def seen(space: xr.DataArray, responses: xr.DataArray) -> xr.DataArray:
+    """Features of the stimuli that were shown, one row each."""
+    ids = pd.unique(responses["stimulus"].values)
+    return data.match(
+        space, xr.DataArray(np.zeros((len(ids), 1)), dims=("stimulus", "voxel"), coords={"stimulus": ids})
+    )
+
+
+@stage(
+    "leakage",
+    reads=("subjects", "stimuli", "splits", "test_sets", "spaces", "predictions", "config.evaluation", "config.seed"),
+    writes=("leakage",),
+)
+def leakage(study: Study) -> dict[str, Any]:
+    """How far each test stimulus is from the nearest training stimulus, and accuracy over that distance."""
+    config = study.config.evaluation
+    if not config.leakage:
+        return {"leakage": None}
+    frames, scored = [], []
+    for number, (one, folds, sets) in enumerate(zip(study.subjects, study.splits, study.test_sets)):
+        pictures = _pixels(study, one)
+        spaces = ({"pixels": pictures} if pictures is not None else {}) | study.spaces
+        for name, space in spaces.items():
+            found = study.predictions.get(name) or next(iter(study.predictions.values()))
+            inputs = [space, one.responses["stimulus"].values, folds, study.config.seed]
+            work = partial(_distances, space, one, folds, study.config.seed)
+            near = study.store.keep("distance", inputs, work)["table"]
+            own = pd.DataFrame({"stimulus": one.responses["stimulus"].values.astype(str), "set": sets})
+            own["accuracy"] = pattern_accuracy(one.responses.values, found[number].values)
+            own = own[sets != ""].groupby("stimulus", sort=False).agg({"set": "first", "accuracy": "mean"})
+            near = near.join(own, on="stimulus")
+            frames.append(near.assign(subject=one.name, space=name))
+    table = pd.concat(frames, ignore_index=True)
+    first = str(table["space"].iloc[0])
+    level = config.threshold if first == "pixels" else max(config.threshold, NEAR_FEATURES)
+    table["near"] = table["similarity"] >= np.where(table["space"] == "pixels", config.threshold, level)
+    table = table[
+        [
+            "subject",
+            "space",
+            "fold",
+            "set",
+            "stimulus",
+            "nearest",
+            "similarity",
+            "near",
+            "random_similarity",
+            "accuracy",
+        ]
+    ]
+    for one, sets, found in zip(study.subjects, study.test_sets, next(iter(study.predictions.values()))):
+        scored.append(_set_scores(one, sets, found, table[(table["subject"] == one.name) & (table["space"] == first)]))
+    parts: dict[str, Any] = {
+        "table": table,
+        "spaces": slope_table(table),
+        "sets": pd.concat(scored, ignore_index=True),
+        "level": float(level),
+    }
+    parts["summary"] = _summary(parts, study.config.evaluation.scheme)
+    parts |= _pictures(study, table[table["space"] == first])
+    if study.out is not None:
+        write_table(table, study.out / "leakage.csv", float_format="%.6g")
+    s = parts["summary"]
+    if s["share_near_duplicates"] > MOST_NEAR:
+        study.say("    " + near_text(s))
+    return {"leakage": parts}
+
+
+def _distances(space: xr.DataArray, one: Subject, folds: list[Fold], seed: int) -> dict[str, Any]:
+    """Nearest training stimulus of every test stimulus, and similarities of a random split of the same sizes."""
+    ids, frames = one.responses["stimulus"].values.astype(str), []
+    features = seen(space, one.responses)
+    for k, (train, test) in enumerate(folds):
+        given, asked = pd.unique(ids[train]), pd.unique(ids[test])
+        found = data.nearest_stimuli(features, given, asked)
+        both = make_rng(seed + k).permutation(np.union1d(given, asked))
+        # Where stimuli are on both sides, by design, the random split has as many for testing.
+        random = (
+            data.nearest_stimuli(features, both[len(asked) :], both[: len(asked)]) if len(both) > len(asked) else None
+        )
+        similarity = np.nan if random is None else random["similarity"].to_numpy()
+        frames.append(found.assign(fold=k, random_similarity=similarity))
+    return {"table": pd.concat(frames, ignore_index=True)}
+
+
+def pattern_accuracy(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Correlation over voxels (row,) of predicted and measured patterns, each voxel less its mean over tested rows.
+
+    NaN of rows without a prediction, and where fewer than three voxels tell nothing.
+
+    >>> y = np.random.default_rng(0).standard_normal((4, 50))
+    >>> pattern_accuracy(y, np.where(np.arange(4)[:, None] < 3, y, np.nan)).round(2).tolist()
+    [1.0, 1.0, 1.0, nan]
+    """
+    tested = np.isfinite(predicted).all(axis=1)
+    out = np.full(len(measured), np.nan)
+    if measured.shape[1] >= 3 and tested.sum() > 1:
+        y, p = (a[tested] - a[tested].mean(axis=0) for a in (measured.astype(float), predicted.astype(float)))
+        out[tested] = stats.pearson_r(y.T, p.T)
+    return out
+
+
+def slope_table(table: pd.DataFrame) -> pd.DataFrame:
+    """By space: similarities, near duplicates, and the slope of accuracy over similarity with its 95 % interval.
+
+    The slope is of ordinary least squares, its interval robust to unequal variances.
+    """
+    rows = []
+    for name, part in table.groupby("space", sort=False):
+        row = {
+            "space": name,
+            "n_test": len(part),
+            "equal": int((part["similarity"] >= 0.9999).sum()),
+            "near": int(part["near"].sum()),
+            "median_similarity": part["similarity"].median(),
+            "random_similarity": part["random_similarity"].median(),
+        }
+        x, y = part["similarity"].to_numpy(), part["accuracy"].to_numpy()
+        known = np.isfinite(x) & np.isfinite(y)
+        slope = low = high = np.nan
+        if known.sum() > 2 and np.ptp(x[known]) > 1e-6:
+            x, y = x[known] - x[known].mean(), y[known] - y[known].mean()
+            slope = (x @ y) / (x @ x)
+            error = np.sqrt(np.square(x * (y - slope * x)).sum()) / (x @ x) * np.sqrt(len(x) / (len(x) - 2))
+            low, high = slope - 1.96 * error, slope + 1.96 * error
+        rows.append(row | {"slope": slope, "slope_low": low, "slope_high": high})
+    return pd.DataFrame(rows)
+
+
+def _set_scores(one: Subject, sets: np.ndarray, predicted: xr.DataArray, near: pd.DataFrame) -> pd.DataFrame:
+    """Scores of a subject by test set, with and without stimuli that have a near duplicate in training."""
+    y, p = one.responses.values, predicted.values
+    ids, tested = one.responses["stimulus"].values.astype(str), np.isfinite(p).all(axis=1)
+    close, rows = np.isin(ids, near.loc[near["near"], "stimulus"]), []
+    names = pd.unique(sets[sets != ""]).tolist()
+    for name in names if len(names) == 1 else ["all", *names]:
+        inside = tested & ((sets == name) | (name == "all") | (len(names) == 1))
+        own = near if name == "all" or len(names) == 1 else near[near["set"] == name]
+        rows.append(
+            {
+                "subject": one.name,
+                "set": name,
+                "n_test": len(own),
+                "near": int(own["near"].sum()),
+                "median_similarity": own["similarity"].median(),
+                "median_r": _median_r(y[inside], p[inside]),
+                "median_r_without_near": _median_r(y[inside & ~close], p[inside & ~close]),
+                "median_pattern_r": own["accuracy"].median(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _median_r(y: np.ndarray, p: np.ndarray) -> float:
+    if len(y) < 3:
+        return float("nan")
+    r = stats.pearson_r(y, p)
+    return float(np.nanmedian(r)) if np.isfinite(r).any() else float("nan")
+
+
+def _summary(parts: dict[str, Any], scheme: str) -> dict[str, Any]:
+    first, sets = parts["spaces"].iloc[0], parts["sets"]
+    whole = sets[sets["set"] == "all"] if (sets["set"] == "all").any() else sets
+    same = parts["table"][parts["table"]["space"] == first["space"]]
+    summary: dict[str, Any] = {
+        "similarity_space": str(first["space"]),
+        "n_near_duplicates": int(first["near"]),
+        "n_equal": int(first["equal"]),
+        "n_same_stimulus": int((same["stimulus"] == same["nearest"]).sum()),
+        "share_near_duplicates": float(first["near"] / first["n_test"]),
+        "median_similarity": float(first["median_similarity"]),
+        "random_similarity": float(first["random_similarity"]),
+        "median_r_without_near_duplicates": float(whole["median_r_without_near"].mean()),
+        **{f"accuracy_slope{end}": float(first[f"slope{end}"]) for end in ("", "_low", "_high")},
+    }
+    for name, part in sets.groupby("set", sort=False):
+        if sets["set"].nunique() > 1 and name != "all":
+            summary[f"median_r:{scheme}:{name}"] = float(part["median_r"].mean())
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in summary.items()}
+
+
+def near_text(summary: dict[str, Any]) -> str:
+    """What is wrong with the split, in a sentence.
+
+    >>> found = {"n_near_duplicates": 3, "share_near_duplicates": 0.3, "n_same_stimulus": 0,
+    ...          "similarity_space": "pixels", "median_r_without_near_duplicates": 0.2}
+    >>> near_text(found).split(";")[0]
+    '3 test stimuli (30 %) have a near duplicate among the training stimuli (pixels)'
+    """
+    n, share = summary["n_near_duplicates"], summary["share_near_duplicates"]
+    if summary["n_same_stimulus"] == n:
+        return (
+            f"{n} test stimuli ({share:.0%}) are training stimuli too: accuracy is about new presentations, not about "
+            'new stimuli. Next step: [evaluation] scheme = "stimulus", where there are enough stimuli.'
+        ).replace("%)", " %)")
+    left = summary["median_r_without_near_duplicates"]
+    without = "" if left is None else f"; without them median r {left:.3f}"
+    return (
+        f"{n} test stimuli ({share:.0%}) have a near duplicate among the training stimuli "
+        f'({summary["similarity_space"]}){without}. Next step: [evaluation] scheme = "near-duplicates".'
+    ).replace("%)", " %)")
+
+
+def _pictures(study: Study, table: pd.DataFrame) -> dict[str, Any]:
+    """The nearest pairs of test and training stimuli; with pictures of them, uint8 (pair, 2, y, x, 3)."""
+    pairs = table[table["stimulus"] != table["nearest"]].sort_values("similarity", ascending=False, kind="stable")
+    # A pair meets twice in cross-validation.
+    key = [tuple(sorted(x)) for x in zip(pairs["stimulus"], pairs["nearest"])]
+    pairs = pairs[~pd.Series(key, index=pairs.index, dtype=object).duplicated()].head(_PAIRS)
+    parts: dict[str, Any] = {"pairs": pairs[["stimulus", "nearest", "similarity"]].reset_index(drop=True)}
+    for one in study.subjects:
+        stimuli = _shown(study, one)
+        if stimuli is None or not len(pairs) or not np.isin(pairs[["stimulus", "nearest"]], stimuli.ids).all():
+            continue
+        images = [
+            np.asarray(stimuli.image(str(i)).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
+            for pair in zip(pairs["stimulus"], pairs["nearest"])
+            for i in pair
+        ]
+        return parts | {"pictures": np.stack(images).reshape(len(pairs), 2, _SIDE, _SIDE, 3)}
+    return parts
