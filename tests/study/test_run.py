@@ -377,7 +377,7 @@ def test_damaged_steps_are_computed_again(folder):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     lines: list[str] = []
     run(config, folder / "out", progress=False, say=lines.append)
-    assert sum("is damaged" in line for line in lines) == 7
+    assert sum("is damaged" in line for line in lines) == 8
     assert files(folder / "out") == first
 
 

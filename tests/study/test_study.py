@@ -55,7 +55,7 @@ def test_parts_come_with_their_stages(arrays):
     assert r[:6].min() > 0.6 > 0.45 > np.abs(r[6:]).max()
     assert set(second.seconds) == set(second.done)
     assert "score" in second._repr_html_()
-    assert "encode" in second._repr_html_()  # what comes next
+    assert "leakage" in second._repr_html_()  # what comes next
     with pytest.raises(AttributeError, match="does not change"):
         second.scores = None
     with pytest.raises(ConfigError, match="did you mean 'score'"):
