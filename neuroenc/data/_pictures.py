@@ -46,7 +46,9 @@ def picture_endings() -> frozenset[str]:
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in _formats())
 
 
-def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple[str, ...]]:
+def read_picture(
+    source: Any, name: str = "picture", *, most_pixels: int | None = None
+) -> tuple[Image.Image, tuple[str, ...]]:
     """A picture as RGB as people see it, and what had to be changed for that.
 
     It is turned as its EXIF tag says; 16-bit greys are divided by 257, floating-point greys that lie in 0..1 are
@@ -59,6 +61,8 @@ def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple
         Arrays of uint8, uint16 or floats, with the scales above.
     name : str
         What it is, for errors.
+    most_pixels : int, optional
+        Files and bytes of more pixels are refused by their header, before any pixel is decoded.
 
     Returns
     -------
@@ -96,6 +100,11 @@ def read_picture(source: Any, name: str = "picture") -> tuple[Image.Image, tuple
         raise DataError(f"{name} cannot be read{place} ({size} bytes): more than a picture has ({_LARGEST_FILE}).")
     try:
         with Image.open(content, formats=_formats()) as handle:
+            if most_pixels is not None and handle.width * handle.height > most_pixels:
+                raise DataError(
+                    f"{name} has {handle.width} x {handle.height} pixels{place}; at most {most_pixels:,} are read. "
+                    "Next step: make it smaller."
+                )
             return _as_rgb(handle, name)
     except DataError:
         raise

@@ -99,6 +99,10 @@ class Section:
         Keys of `TERMS` that it uses.
     template, context, style, scripts, mode
         Markup, data, CSS class and scripts of its own ("live": only with scripts, "still": only without).
+    styles : sequence of str
+        Stylesheets of its own beside the page's.
+    asks : bool
+        Its scripts ask the server that sent the page, which no other page may.
     data : mapping of id to anything JSON holds
         For its scripts.
     beside : mapping of relative path to str or bytes
@@ -123,6 +127,8 @@ class Section:
     style: str = ""
     scripts: Sequence[str] = ()
     mode: str = ""
+    styles: Sequence[str] = ()
+    asks: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
     beside: Mapping[str, str | bytes] = field(default_factory=dict)
     pages: Mapping[str, Page] = field(default_factory=dict)
@@ -237,7 +243,9 @@ class Page:
         }
         scripts = ["page.js", *dict.fromkeys(x for s in every for x in s.scripts)]
         beside = self.home is not None or any(s.beside for s in every)
-        return _render(context, scripts, beside)
+        styles = ["page.css", *(["explorer.css"] if beside else []), *(x for s in every for x in s.styles)]
+        context["asks"] = any(s.asks for s in every)
+        return _render(context, scripts, list(dict.fromkeys(styles)), beside)
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``index.html`` last, after everything that it names, and remove what an earlier page showed.
@@ -336,15 +344,16 @@ def _environment() -> Any:
     return made
 
 
-def _render(context: Mapping[str, Any], scripts: Sequence[str], beside: bool) -> str:
+def _render(context: Mapping[str, Any], scripts: Sequence[str], styles: Sequence[str], beside: bool) -> str:
     """The page as text. Its policy lets only its own script run, and lets nothing be fetched but, where there are files
-    ``beside`` it, those."""
+    ``beside`` it, those, and what a section asks its server."""
     from markupsafe import Markup
 
     script = "".join(map(shipped, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     own = " 'self' file:" if beside else ""
     policy = f"default-src 'none'; img-src data:{own}; style-src 'unsafe-inline'; script-src 'sha256-{digest}'{own}"
-    style = shipped("page.css") + (shipped("explorer.css") if beside else "")
+    policy += "; connect-src 'self'" if context["asks"] else ""
+    style = "".join(map(shipped, styles))
     page = _environment().get_template("page.html.j2")
     return page.render(policy=policy, style=Markup(style), script=Markup(script), **context)

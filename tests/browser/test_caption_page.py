@@ -17,29 +17,10 @@ import pytest
 from neuroenc.captions import score_words, search_captions
 from neuroenc.report import study_page, write_caption_report
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
-
 _spec = importlib.util.spec_from_file_location("caption_studies", Path(__file__).with_name("studies.py"))
 studies = importlib.util.module_from_spec(_spec)
 sys.modules[_spec.name] = studies
 _spec.loader.exec_module(studies)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    flags = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-    ]
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -27,6 +27,15 @@ def test_sixteen_bit_greys_are_scaled(tmp_path, ending):
     assert any("257" in text for text in changes)
 
 
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    assert read_picture(content, most_pixels=24 * 36)[0].size == (36, 24)
+    # Of the header alone, which holds nothing to decode.
+    with pytest.raises(DataError, match="photo has 36 x 24 pixels; at most 863 are read. Next step: make it smaller"):
+        read_picture(content[:60], "photo", most_pixels=24 * 36 - 1)
+
+
 @pytest.mark.parametrize("top", [1.0, 255.0])
 def test_floating_point_greys_are_scaled_by_their_range(tmp_path, top):
     Image.fromarray((RAMP / 65535 * top).astype("f4")).save(tmp_path / "a.tif")

@@ -136,7 +136,10 @@ def explorer_sections(
     context["texts"] = study.vectors.sizes["text"] if study.vectors is not None and "vectors" in meta else 0
     told = {"tiles": group_pages.tiles(study, voxels, everything), "terms": group_pages.terms_of(study, voxels)}
     look: dict[str, Any] = {"template": "explorer.html.j2", "context": context, "style": "explore", **told}
-    look |= {"scripts": ["explorer_map.js", "explorer_search.js", "explorer.js"], "beside": beside | shown.files}
+    look |= {
+        "scripts": ["elements.js", "explorer_map.js", "explorer_search.js", "explorer.js"],
+        "beside": beside | shown.files,
+    }
     look |= {"files": _names(study, subjects), "data": {"meta": meta}, "pages": pages}
     look["export"] = lambda folder: _export(study, voxels, subjects, shown, folder, written)
     explore = Section("explore", "Explore voxels", nav="Explore", **look)
