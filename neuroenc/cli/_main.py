@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from neuroenc._version import __version__
-from neuroenc.cli import _bank, _cache, _config, _contrast, _data, _export, _panel, _plan, _report, _space, _study
+from neuroenc.cli import (
+    _bank,
+    _cache,
+    _config,
+    _contrast,
+    _data,
+    _export,
+    _panel,
+    _plan,
+    _predict,
+    _report,
+    _space,
+    _study,
+)
 from neuroenc.cli._errors import clean_errors
 
 app = typer.Typer(
@@ -33,6 +46,7 @@ app.command("compare")(_study.compare)
 app.command("caption")(_study.caption)
 app.command("contrast")(_contrast.contrast)
 app.command("plan")(_plan.plan)
+app.command("predict")(_predict.predict)
 app.command()(_export.export)
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]

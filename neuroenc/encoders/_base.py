@@ -6,6 +6,9 @@ import html
 import inspect
 import json
 import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -21,8 +24,10 @@ from neuroenc import stats
 from neuroenc._core.arrays import as_numpy, is_dask
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
+from neuroenc._core.files import hash_array, read_text, write_text
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
+from neuroenc.encoders._card import EncoderCard, check_card, render_card
 from neuroenc.encoders._labels import (
     describe_features,
     features_matrix,
@@ -193,10 +198,24 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         intercept = xr.DataArray(offsets, dims="voxel", coords=voxels, name="intercept")
         return self._placed(coef, **attrs), self._placed(intercept, **attrs)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the fitted encoder to a folder: ``arrays.safetensors`` and ``encoder.json``."""
+    #: What a stranger must know of it; of one that was loaded, the card that it was saved with.
+    card: EncoderCard | None = None
 
-        return save_encoder(self, path)
+    def save(self, path: str | os.PathLike[str], card: EncoderCard | Mapping[str, Any] | None = None) -> Path:
+        """Write the fitted encoder to a folder: ``arrays.safetensors``, ``encoder.json`` and ``README.md``.
+
+        Parameters
+        ----------
+        path : path
+        card : EncoderCard or mapping of its fields, optional
+            What a stranger must know of it, and how its features are made of pictures; default: the encoder's own
+            ``card``. The README is written from it.
+
+        Returns
+        -------
+        Path
+        """
+        return save_encoder(self, path, card)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
@@ -331,6 +350,7 @@ def default_alphas(scale: float) -> np.ndarray:
 _KIND = Kind(
     "encoder", "encoder.json", "arrays.safetensors", ("class", "params", "fitted", "voxel_labels", "labelled", "sha256")
 )
+_README = "README.md"
 _HOMES = {
     "RidgeEncoder": "neuroenc.encoders",
     "BandedRidgeEncoder": "neuroenc.encoders",
@@ -342,12 +362,14 @@ _HOMES = {
 }
 
 
-def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
+def save_encoder(
+    encoder: LinearEncoder, path: str | os.PathLike[str], card: EncoderCard | Mapping[str, Any] | None = None
+) -> Path:
     """Write a fitted encoder to the folder ``path``.
 
-    Every fitted array goes to ``arrays.safetensors``; settings, voxel labels that are text, versions and the
-    checksum of the arrays go to ``encoder.json``, which holds its own checksum too. A kill leaves the encoder
-    that stood there, or the new one.
+    Every fitted array and held-out score goes to ``arrays.safetensors``; settings, card, voxel labels that are text,
+    versions and the checksum of the arrays go to ``encoder.json``, which holds its own checksum too. A kill leaves the
+    encoder that stood there, or the new one. ``README.md`` is the card for people.
     """
     path = Path(path)
     check_is_fitted(encoder)
@@ -358,14 +380,25 @@ def save_encoder(encoder: LinearEncoder, path: str | os.PathLike[str]) -> Path:
             arrays[f"voxel:{name}"] = values
         else:
             labels[name] = values.astype(str).tolist()
+    known = card if card is not None else encoder.card
+    made = check_card(EncoderCard() if known is None else known, encoder._voxels_)
+    made = made if made.units else replace(made, units=encoder._units_)
+    about, scores = made.pack()
+    arrays |= {f"score:{name}": values for name, values in scores.items()}
+    page = render_card(encoder, made)
     record = {
         "class": type(encoder).__name__,
         "params": _plain_params(encoder),
         "fitted": plain,
         "voxel_labels": labels,
         "labelled": encoder._voxels_ is not None,
+        "card": about,
+        "readme": hash_array(page),
     }
-    return write_folder(path, _KIND, record, arrays)
+    write_folder(path, _KIND, record, arrays)
+    # Last: one of an encoder that is not there yet would tell of what nobody has.
+    write_text(path / _README, page)
+    return path
 
 
 def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder:
@@ -378,10 +411,20 @@ def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder
     **settings
         Arguments of the encoder to use instead of those that were saved, such as ``device``.
 
+    Returns
+    -------
+    LinearEncoder
+        Its ``card`` says what it was saved with; None for one of an earlier version.
+
     Raises
     ------
     DataError
-        If the folder is not an encoder, was written by a newer format, or its arrays were changed.
+        If the folder is not an encoder, was written by a newer format, or its arrays or record were changed.
+
+    Warns
+    -----
+    UserWarning
+        ``README.md`` is not the page that was saved: numbers are right, what the page says of them may not be.
     """
     record, arrays = read_folder(path, _KIND, "numpy")
     if record["class"] not in _HOMES:
@@ -401,5 +444,16 @@ def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder
         voxels = {k.removeprefix("voxel:"): ("voxel", v) for k, v in arrays.items() if k.startswith("voxel:")}
         voxels.update({k: ("voxel", np.array(v, dtype=str)) for k, v in record["voxel_labels"].items()})
         encoder._voxels_ = voxels if record["labelled"] else None
-        encoder._unpack({k: v for k, v in arrays.items() if not k.startswith("voxel:")}, record["fitted"])
+        scores = {k.removeprefix("score:"): v for k, v in arrays.items() if k.startswith("score:")}
+        encoder._unpack({k: v for k, v in arrays.items() if not k.startswith(("voxel:", "score:"))}, record["fitted"])
+        if "card" in record:
+            encoder.card = EncoderCard.unpack(record["card"], scores, voxels)
+    page = Path(path) / _README
+    # People edit such pages, and hubs do: a reason to say so, not to refuse sound numbers.
+    if page.is_file() and "readme" in record and hash_array(read_text(page, "README")) != record["readme"]:
+        warnings.warn(
+            f"{page} is not the page that was saved with this encoder: its record (encoder.json, card) says what was.",
+            UserWarning,
+            stacklevel=2,
+        )
     return encoder

@@ -21,9 +21,10 @@ from neuroenc.data.simulate import families_in_caption, family_of_word
 from neuroenc.encoders import RidgeEncoder
 from neuroenc.report import Block, Section, plot_support_curves, study_page
 from neuroenc.study.commands import perform
-from neuroenc.study.config import StudyConfig
+from neuroenc.study.config import FeaturesConfig, StudyConfig
 from neuroenc.study.stages.bank import bank, space
 from neuroenc.study.stages.caption import caption, read, weights
+from neuroenc.study.stages.card import make_card
 from neuroenc.study.stages.check import shuffled_captions
 from neuroenc.study.stages.fit import make_ridge, split
 from neuroenc.study.stages.load import load
@@ -130,11 +131,20 @@ def demo_config(seed: int = 0, n_train: int = 1400, n_test: int = 200, n_bank: i
 
 @stage("encode", reads=("fitted", "config.encoder"), writes=("encoder",))
 def encode(study: Study) -> dict[str, Any]:
-    """The encoder of the training rows, saved in ``OUT/encoder``."""
-    rows = study.fitted.rows[0]
+    """The encoder of the training rows, saved with its card in ``OUT/encoder``."""
+    rows, features = study.fitted.rows[0], {"world": FeaturesConfig(model="world", normalise=True, standardise=False)}
     encoder = make_ridge(study.config.encoder).fit(rows.X, rows.Y)
+    card = make_card(
+        study.config,
+        study.subjects[0],
+        space="world",
+        features=features,
+        responses=rows.Y,
+        scores=study.fitted.scores,
+        split=study.config.evaluation.scheme,
+    )
     assert study.out is not None
-    encoder.save(study.out / "encoder")
+    encoder.save(study.out / "encoder", card)
     return {"encoder": encoder}
 
 

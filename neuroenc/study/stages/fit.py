@@ -16,6 +16,7 @@ from neuroenc._core.files import hash_path, output_folder
 from neuroenc._core.store import Store, content_key
 from neuroenc.encoders import RidgeEncoder, resolve_folds
 from neuroenc.study.config import EncoderConfig, EvaluationConfig
+from neuroenc.study.stages.card import make_card
 from neuroenc.study.stages.distance import SCHEMES, distant_folds, set_names
 from neuroenc.study.stages.load import Subject, standardised
 from neuroenc.study.study import Study, stage
@@ -228,22 +229,36 @@ def held_out(one: Subject, folds: list[Fold], results: list[dict[str, Any]]) -> 
     return one.responses.copy(data=total).rename("predicted")
 
 
-@stage("encode", reads=("subjects", "spaces", "config.encoder"), writes=("encoders",))
+@stage(
+    "encode",
+    reads=("subjects", "spaces", "scores_of", "config.data", "config.encoder", "config.features", "config.evaluation"),
+    writes=("encoders",),
+)
 def encode(study: Study) -> dict[str, Any]:
-    """Encoders fitted on all rows, saved in ``OUT/encoder``, for maps and for other stimuli."""
+    """Encoders fitted on all rows, saved with their cards in ``OUT/encoder``, for maps and for other stimuli."""
     encoders: dict[str, Path | RidgeEncoder] = {}
     several = len(study.subjects) * len(study.spaces) > 1
+    config, features = study.config, {} if "features" in study.given else study.config.features
     for name, space in study.spaces.items():
-        scale = standardised(study, name)
-        for one in study.subjects:
+        scale, found = standardised(study, name), study.scores_of.get(name)
+        for one, mine in zip(study.subjects, split_scores(found, [s.responses.shape[1] for s in study.subjects])):
             label = f"{name}-{one.name}" if len(study.subjects) > 1 else name
             X = data.match(space, one.responses).values
-            rows, encoder = row_features(X, one.responses), make_ridge(study.config.encoder, standardise=scale)
+            rows, encoder = row_features(X, one.responses, space), make_ridge(config.encoder, standardise=scale)
+            encoder.card = make_card(
+                config,
+                one,
+                space=name,
+                features=features,
+                responses=one.responses,
+                scores=mine,
+                split=config.evaluation.scheme,
+            )
             if study.out is None:
                 encoders[label] = encoder.fit(rows, one.responses)
                 continue
             encoders[label] = folder = study.out / "encoder" / (label if several else "")
-            inputs = [X, study.content_of(one.responses), study.config.encoder, scale, folder.name]
+            inputs = [X, study.content_of(one.responses), config.encoder, scale, folder.name, str(encoder.card), mine]
             saved = study.store.read("encoder", inputs)
             # The folder may by now hold the encoder of another config.
             if saved is None or not folder.is_dir() or saved["content"] != hash_path(folder):
@@ -254,9 +269,19 @@ def encode(study: Study) -> dict[str, Any]:
     return {"encoders": encoders}
 
 
-def row_features(values: np.ndarray, responses: xr.DataArray) -> xr.DataArray:
-    """Features (row, feature) under the labels of the responses' rows, one row each."""
+def row_features(values: np.ndarray, responses: xr.DataArray, origin: xr.DataArray | None = None) -> xr.DataArray:
+    """Features (row, feature) under the labels of the responses' rows, one row each; ``origin`` says what made them."""
     dim = responses.dims[0]
-    return xr.DataArray(
+    found = xr.DataArray(
         values, dims=(dim, "feature"), coords={str(k): c for k, c in responses.coords.items() if c.dims == (dim,)}
     )
+    names = ("backbone", "weights", "layer", "pooling", "normalised", "content_hash")
+    return found if origin is None else found.assign_attrs({k: origin.attrs[k] for k in names if k in origin.attrs})
+
+
+def split_scores(scores: xr.Dataset | None, sizes: list[int]) -> list[xr.Dataset | None]:
+    """Scores of each subject, of those of all in one row."""
+    if scores is None:
+        return [None] * len(sizes)
+    ends = np.cumsum(sizes)
+    return [scores.isel(voxel=slice(end - size, end)) for size, end in zip(sizes, ends)]

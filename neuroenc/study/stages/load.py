@@ -242,9 +242,9 @@ def standardised(study: Study, space: str) -> bool:
 
 
 def image_embedder(
-    config: FeaturesConfig, progress: bool = False, layers: Sequence[str] | None = None
+    config: FeaturesConfig, progress: bool = False, layers: Sequence[str] | None = None, **options: Any
 ) -> ImageEmbedder:
-    """The layer of a vision model that ``[features.NAME]`` describes, or ``layers`` of it."""
+    """The layer of a vision model of ``[features.NAME]``, or ``layers`` of it; ``options`` are of the embedder."""
     return ImageEmbedder(
         config.model,
         config.pretrained or None,
@@ -254,6 +254,7 @@ def image_embedder(
         normalise=config.normalise,
         preprocessing=config.preprocessing or None,
         progress=progress,
+        **options,
     )
 
 

@@ -416,7 +416,7 @@ def test_saved_and_loaded(readout, tmp_path):
     assert loaded.curves_.equals(encoder.curves_) or readout == "linear"
     assert (loaded.best_epoch_, loaded.n_parameters_) == (encoder.best_epoch_, encoder.n_parameters_)
     assert loaded.provenance_ == encoder.provenance_
-    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".safetensors"}
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".safetensors", ".md"}
     json.loads((tmp_path / "encoder.json").read_text())
     with pytest.raises(ConfigError, match="did you mean 'device'"):
         ReadoutEncoder.load(tmp_path, devise="cpu")

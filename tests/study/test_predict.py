@@ -1,0 +1,176 @@
+"""From pictures to predicted responses by a saved encoder, and the card that it is saved with."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+import yaml
+from typer.testing import CliRunner
+
+from neuroenc import data
+from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.cli._main import app
+from neuroenc.embedding import ImageEmbedder
+from neuroenc.encoders import EncoderCard, RidgeEncoder, load_encoder
+from neuroenc.study import load_predictor, predict
+
+N, V = 40, 12
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """An encoder of scenes of the simulated world, saved with its card, and pictures that it has not seen."""
+    folder, rng = tmp_path_factory.mktemp("predict"), np.random.default_rng(0)
+    shown, new = data.simulate_world(N, seed=1), data.simulate_world(5, seed=2)
+    X = ImageEmbedder("world", cache=False, progress=False).embed(shown)
+    Y = X.values @ rng.standard_normal((X.shape[1], V)) / np.sqrt(X.shape[1])
+    rois = ["V1"] * 5 + ["V1;FFA"] + ["FFA"] * 5 + [""]
+    Y = data.make_responses(
+        Y + 0.1 * rng.standard_normal(Y.shape),
+        stimulus=shown.ids,
+        dim="stimulus",
+        roi=rois,
+        units="z",
+        zscored="session",
+    )
+    encoder = RidgeEncoder(standardise=True, progress=False).fit(X, Y)
+    r = xr.DataArray(np.linspace(0.0, 0.8, V), dims="voxel", coords={"voxel": Y.voxel.values[::-1]})
+    card = {
+        "title": "Simulated | *bold*\n# V1",
+        "features": {"clip": {"kind": "image", "model": "world"}},
+        "space": "clip",
+        "zscored": "session",
+        "stimuli": tuple(shown.ids),
+        "n_test": 9,
+        "split": "a test set apart",
+        "licence": 'my "own": terms',
+        "scores": xr.Dataset({"r": r}),
+    }
+    encoder.save(folder / "encoder", card)
+    (folder / "new").mkdir()
+    for n, name in enumerate(new.ids):
+        new.image(n).save(folder / "new" / f"{name}.png")
+    return folder, encoder, new
+
+
+def test_predictions_are_those_of_features_made_by_hand(place):
+    folder, encoder, new = place
+    X = ImageEmbedder("world", cache=False, progress=False).embed(new)
+    by_hand = encoder.predict(X)
+    data.save(X, folder / "x.nc")
+    pictures = sorted((folder / "new").iterdir())
+    for given in (new, folder / "new", pictures, X, folder / "x.nc"):
+        found = load_predictor(folder / "encoder", cache=False).predict(given).sel(stimulus=new.ids)
+        np.testing.assert_allclose(found.values, by_hand.values, atol=1e-6)
+        assert found.voxel.equals(by_hand.voxel)
+        assert found.roi.values.tolist() == by_hand.roi.values.tolist()
+        assert (found.attrs["units"], found.attrs["zscored"]) == ("z", "session")
+
+
+def test_batches_do_not_change_predictions(place):
+    folder, _, new = place
+    one, all_ = (load_predictor(folder / "encoder", batch_size=n, cache=False).predict(new) for n in (1, 64))
+    np.testing.assert_allclose(one.values, all_.values, atol=1e-5)
+
+
+def test_the_card_tells_a_stranger(place):
+    folder, encoder, _ = place
+    predictor = load_predictor(folder / "encoder")
+    # Scores were given in the opposite order of voxels.
+    np.testing.assert_allclose(predictor.voxels["r"], np.linspace(0.8, 0.0, V), atol=1e-6)
+    regions = predictor.card.regions().set_index("roi")
+    assert regions["n_voxels"].to_dict() == {"FFA": 6, "V1": 6, "all voxels": V}
+    assert regions.loc["V1", "median_r"] == pytest.approx(np.median(np.linspace(0.8, 0.0, V)[:6]), abs=1e-6)
+    page = (folder / "encoder" / "README.md").read_text()
+    _, front, body = page.split("---\n", 2)
+    about = yaml.safe_load(front)
+    assert (about["library_name"], about["license"], about["license_name"]) == ("neuroenc", "other", 'my "own": terms')
+    assert about["neuroenc"]["backbone"] == "world"
+    for words in (
+        "one standard deviation",
+        "| V1 | 6 |",
+        "9 rows that were held out",
+        "2 of 12 voxels",
+        "neuroenc predict",
+    ):
+        assert words in body
+    # Whatever a title holds, it stays a title.
+    assert "# Simulated \\| \\*bold\\* # V1" in body
+    again = load_encoder(folder / "encoder").save(folder / "again")
+    assert (again / "README.md").read_text() == page
+    assert load_encoder(encoder.save(folder / "bare")).card == EncoderCard(units="z")
+
+
+def test_what_was_changed_after_saving(place, tmp_path):
+    _, encoder, _ = place
+    for file, change in (
+        ("arrays.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1])),
+        ("encoder.json", lambda b: b.replace(b'"units": "z"', b'"units": "%"')),
+    ):
+        target = encoder.save(tmp_path / file, {"title": "x"})
+        (target / file).write_bytes(change((target / file).read_bytes()))
+        with pytest.raises(DataError, match="Next step: save or copy it again"):
+            load_predictor(target)
+    target = encoder.save(tmp_path / "page")
+    (target / "README.md").write_text("best model ever")
+    with pytest.warns(UserWarning, match="is not the page that was saved"):
+        load_predictor(target)
+    (target / "README.md").unlink()
+    # As earlier versions wrote it.
+    record = json.loads((target / "encoder.json").read_text())
+    record = {k: v for k, v in record.items() if k not in ("card", "readme", "seal")} | {"format": 1}
+    (target / "encoder.json").write_text(json.dumps(record))
+    assert load_encoder(target).card is None
+    assert load_predictor(target).card.units == "z"
+
+
+def test_wrong_input_is_refused(place, tmp_path):
+    folder, encoder, new = place
+    predictor = load_predictor(folder / "encoder")
+    X = data.make_features(np.zeros((2, 128)), stimulus=["a", "b"], backbone="minilm")
+    with pytest.raises(DataError, match="fitted on features of backbone 'world'; found backbone 'minilm'"):
+        predictor.predict(X)
+    with pytest.raises(DataError, match=r"shape \(2, 5\); the encoder reads \(stimulus, 128\)"):
+        predictor.predict(data.make_features(np.zeros((2, 5)), stimulus=["a", "b"]))
+    with pytest.raises(DataError, match="reads images"):
+        predictor.predict(data.Stimuli(["a"], captions=[["a cat"]]))
+    with pytest.raises(DataError, match="holds no pictures"):
+        predictor.predict(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        predictor.predict([folder / "new" / "none.png"])
+    with pytest.raises(DataError, match="one table or array"):
+        predictor.predict([folder / "new", folder / "x.nc"])
+    with pytest.raises(ConfigError, match="saved without the recipe"):
+        load_predictor(encoder.save(tmp_path / "bare")).predict(new)
+    with pytest.raises(ConfigError, match=r"legal endings are \.nc and \.csv"):
+        predict(new, folder / "encoder", "out.txt")
+    with pytest.raises(DataError, match="unknown field of a card 'titel'; did you mean 'title'"):
+        encoder.save(tmp_path / "x", {"titel": "x"})
+    scores = xr.Dataset({"r": ("voxel", [0.1])}, coords={"voxel": [0]})
+    with pytest.raises(DataError, match=r"card\.scores have 1 voxels, the encoder 12; 11 of these are missing"):
+        encoder.save(tmp_path / "x", {"scores": scores})
+
+
+def test_the_command(place, tmp_path):
+    folder, _, new = place
+    done = CliRunner().invoke(
+        app, ["predict", str(folder / "new"), "--encoder", str(folder / "encoder"), "--out", str(tmp_path / "p.nc")]
+    )
+    assert done.exit_code == 0, done.output
+    for words in (
+        "what a value means: Responses were z-scored within session",
+        "best predicted: voxel 0 (V1), held-out r 0.80",
+    ):
+        assert words in done.output
+    found = data.load(tmp_path / "p.nc")
+    assert found["predicted"].dims == ("stimulus", "voxel")
+    assert set(found.data_vars) == {"predicted", "r"}
+    means = predict(new, folder / "encoder", tmp_path / "p.csv", rois=True, progress=False, say=lambda _: None)
+    by_hand = found["predicted"][:, np.r_[5:11]].mean("voxel")
+    np.testing.assert_allclose(means.sel(roi="FFA"), by_hand.sel(stimulus=new.ids), atol=1e-6)
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert (lines[0], len(lines)) == ("stimulus,FFA,V1", 6)
+    told = []
+    predict(data.simulate_world(2, seed=1), folder / "encoder", progress=False, say=told.append)
+    assert any("2 of 2 stimuli have ids of the fit" in line for line in told)
