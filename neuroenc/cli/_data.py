@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from neuroenc._core.errors import DataError
+from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.cli._cache import size_text
 from neuroenc.cli._errors import clean_errors
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: list, show, fetch, verify, describe.")
+app = typer.Typer(no_args_is_help=True, help="Data sets: list, show, fetch, verify, describe, assembly.")
 
 Name = Annotated[str, typer.Argument(help="Data set, as in `neuroenc data list`.")]
 Dest = Annotated[
@@ -114,3 +114,33 @@ def describe(path: Annotated[Path, typer.Argument(help="Folder or file.")]) -> N
         typer.echo(f"{path}: no known layout; {'it holds ' + ', '.join(held) if held else 'nothing that is read'}.")
         typer.echo(f"Known: {', '.join(known_layouts())}, NIfTI, .npy, .nc. For your own arrays see the README.")
         raise typer.Exit(1)
+
+
+@app.command()
+@clean_errors
+def assembly(
+    source: Annotated[str, typer.Argument(help="Responses, a .nc of neuroenc.data.save; or a data set by name.")],
+    folder: Annotated[Path, typer.Argument(help="Where the files are written.")],
+    identifier: Annotated[str, typer.Option(help="Of the assembly, such as lab.Author2026.")],
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="Of the data set's loader, key=value; may be repeated.")
+    ] = None,
+) -> None:
+    """Write responses as a Brain-Score assembly (netCDF) with its stimulus set (CSV and images)."""
+    from neuroenc.data import load, load_dataset, write_assembly
+
+    if source.endswith(".nc"):
+        if option:
+            raise ConfigError("--option is of a data set by name; found a file.")
+        found = load(source)
+        if not hasattr(found, "dims") or "voxel" not in found.dims or "stimulus" not in found.coords:
+            raise DataError(f"{source} holds no responses (presentation or stimulus, voxel).")
+        responses, stimuli = found, None
+    else:
+        given = dict(pair.partition("=")[::2] for pair in option or ())
+        loaded = load_dataset(source, **given)
+        responses, stimuli = loaded.responses, loaded.stimuli
+        if responses is None:
+            raise DataError(f"{source} has stimuli but no responses.")
+    for path in write_assembly(responses, folder, identifier=identifier, stimuli=stimuli):
+        typer.echo(str(path))

@@ -57,6 +57,11 @@ from ._validate import (
 )
 from ._volumes import Masked as Masked, label_rois as label_rois, load_masked as load_masked, unmask as unmask
 from .datasets._bids import read_bids as read_bids
+from .datasets._brainscore import (
+    is_assembly as is_assembly,
+    read_assembly as read_assembly,
+    write_assembly as write_assembly,
+)
 from .datasets._glmsingle import read_glmsingle as read_glmsingle
 from .datasets._nsd._design import NSDSplit as NSDSplit, nsd_noise_ceiling as nsd_noise_ceiling, nsd_split as nsd_split
 from .datasets._nsd._load import nsd as nsd

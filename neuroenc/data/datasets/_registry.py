@@ -16,6 +16,7 @@ from neuroenc._core.files import check_readable_file, read_npy
 from neuroenc.data._files import GROUP, Manifest, load_manifest, manifest_dir, others, places, resolve
 from neuroenc.data._io import load
 from neuroenc.data._stimuli import EncodingData
+from neuroenc.data.datasets._brainscore import is_assembly
 from neuroenc.data.datasets._recording import Recording, collect
 
 #: The data sets that come with neuroenc, in the order in which a folder is looked at.
@@ -374,6 +375,8 @@ def _file(path: Path) -> Found | None:
         array = read_npy(path)
         has = {"array": f"{array.dtype} {array.shape}"}
         return Found("npy", "NumPy array", path, has, (), f'make_responses(np.load("{path}"), stimulus=IDS)')
+    if is_assembly(path):
+        return Found("brainscore", "Brain-Score assembly", path, {}, (), f'read_assembly("{path}", "STIMULI.csv")')
     if path.suffix == ".nc":
         load(path, chunks={})
         return Found("neuroenc", "netCDF", path, {}, (), f'load("{path}")')

@@ -67,8 +67,8 @@ class DataConfig(Table):
         One option of the data set and its values, ``{ session = ["190923", "190925"] }``: each is loaded as a subject
         with voxels of its own, NaN where it did not see a stimulus. Equal pictures are one stimulus.
     responses
-        Your responses: a .nc or .zarr that `neuroenc.data.save` wrote, a .npy (sample, voxel), or a 4-D NIfTI of
-        single-trial betas.
+        Your responses: a .nc or .zarr that `neuroenc.data.save` wrote, a .nc of Brain-Score (an assembly), a .npy
+        (sample, voxel), or a 4-D NIfTI of single-trial betas.
     samples
         For .npy and NIfTI: CSV with a column ``stimulus`` and optionally ``subject``, ``session``, ``run``, ``repeat``;
         one row a sample, in the order of the responses.

@@ -145,6 +145,10 @@ def load_data(config: DataConfig, mirror: str | None = None, progress: bool = Tr
 
 def _own_responses(config: DataConfig) -> xr.DataArray:
     path = Path(config.responses)
+    if data.is_assembly(path):
+        found = data.read_assembly(path).responses
+        assert found is not None
+        return data.validate_responses(found, allow_nan=True)
     if path.suffix in (".nc", ".zarr"):
         return data.validate_responses(load_labelled(path, "[data] responses"), allow_nan=True)
     labels = sample_labels(config)
