@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -127,20 +127,20 @@ def assembly(
     ] = None,
 ) -> None:
     """Write responses as a Brain-Score assembly (netCDF) with its stimulus set (CSV and images)."""
-    from neuroenc.data import load, load_dataset, write_assembly
+    import xarray as xr
+
+    from neuroenc.data import EncodingData, load, load_dataset, write_assembly
 
     if source.endswith(".nc"):
         if option:
             raise ConfigError("--option is of a data set by name; found a file.")
-        found = load(source)
-        if not hasattr(found, "dims") or "voxel" not in found.dims or "stimulus" not in found.coords:
-            raise DataError(f"{source} holds no responses (presentation or stimulus, voxel).")
-        responses, stimuli = found, None
+        held = load(source)
+        found = EncodingData(held if isinstance(held, xr.DataArray) else None, None)
     else:
-        given = dict(pair.partition("=")[::2] for pair in option or ())
-        loaded = load_dataset(source, **given)
-        responses, stimuli = loaded.responses, loaded.stimuli
-        if responses is None:
-            raise DataError(f"{source} has stimuli but no responses.")
-    for path in write_assembly(responses, folder, identifier=identifier, stimuli=stimuli):
+        given: dict[str, Any] = dict(pair.partition("=")[::2] for pair in option or ())
+        found = load_dataset(source, **given)
+    responses = found.responses
+    if responses is None or responses.dims[1:] != ("voxel",) or "stimulus" not in responses.coords:
+        raise DataError(f"{source} holds no responses (presentation or stimulus, voxel).")
+    for path in write_assembly(responses, folder, identifier=identifier, stimuli=found.stimuli):
         typer.echo(str(path))

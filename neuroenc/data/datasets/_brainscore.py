@@ -270,7 +270,7 @@ def write_assembly(
         raise ConfigError(f"identifier={identifier!r} is not legal; letters, digits, '.', '_' and '-' are.")
     dim = str(responses.dims[0])
     ids = responses.coords["stimulus"].values.astype(str)
-    shown = Stimuli(pd.unique(pd.Series(ids)).astype(str)) if stimuli is None else stimuli
+    shown = Stimuli(np.asarray(pd.unique(pd.Series(ids)), dtype=str)) if stimuli is None else stimuli
     at = shown.index_of(ids)
     where = output_folder(folder)
     stem = identifier.replace(".", "_")
