@@ -17,6 +17,7 @@ from neuroenc.cli import (
     _contrast,
     _data,
     _export,
+    _group,
     _panel,
     _plan,
     _predict,
@@ -45,6 +46,7 @@ app.command("run")(_study.run)
 app.command("compare")(_study.compare)
 app.command("caption")(_study.caption)
 app.command("contrast")(_contrast.contrast)
+app.command("group")(_group.group)
 app.command("plan")(_plan.plan)
 app.command("predict")(_predict.predict)
 app.command()(_export.export)

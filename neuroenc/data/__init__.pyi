@@ -27,6 +27,7 @@ from ._images import (
     region_mask as region_mask,
 )
 from ._io import load as load, save as save
+from ._meshes import load_anatomy as load_anatomy, load_mesh as load_mesh, stack_subjects as stack_subjects
 from ._pictures import (
     READER as READER,
     find_pictures as find_pictures,

@@ -15,6 +15,7 @@ from .export._bids import export_bids as export_bids
 from .sections._accuracy import accuracy_sections as accuracy_sections, plot_accuracy as plot_accuracy
 from .sections._comparison import comparison_sections as comparison_sections
 from .sections._depth import plot_depth_curves as plot_depth_curves, plot_layer_dims as plot_layer_dims
+from .sections._group import group_sections as group_sections
 from .sections._incontext import (
     plot_confusion as plot_confusion,
     plot_heads as plot_heads,

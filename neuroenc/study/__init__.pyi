@@ -2,6 +2,7 @@ from ._contrast import contrast_studies as contrast_studies
 from ._demo import demo as demo
 from ._evaluate import evaluate as evaluate
 from ._export import export as export
+from ._group import group_runs as group_runs
 from ._predict import Predictor as Predictor, load_predictor as load_predictor, predict as predict
 from .commands import (
     Study as Study,
