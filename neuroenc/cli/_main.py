@@ -22,6 +22,7 @@ from neuroenc.cli import (
     _plan,
     _predict,
     _report,
+    _serve,
     _space,
     _study,
 )
@@ -49,6 +50,7 @@ app.command("contrast")(_contrast.contrast)
 app.command("group")(_group.group)
 app.command("plan")(_plan.plan)
 app.command("predict")(_predict.predict)
+app.command("serve")(_serve.serve)
 app.command()(_export.export)
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]

@@ -28,6 +28,11 @@ from .sections._planning import (
     planning_sections as planning_sections,
     plot_expected_accuracy as plot_expected_accuracy,
 )
+from .sections._prediction import (
+    prediction_section as prediction_section,
+    prediction_view as prediction_view,
+    region_responses as region_responses,
+)
 from .sections._support import (
     plot_support_curves as plot_support_curves,
     plot_training_curves as plot_training_curves,

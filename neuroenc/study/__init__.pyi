@@ -4,6 +4,7 @@ from ._evaluate import evaluate as evaluate
 from ._export import export as export
 from ._group import group_runs as group_runs
 from ._predict import Predictor as Predictor, load_predictor as load_predictor, predict as predict
+from ._serve import serve as serve
 from .commands import (
     Study as Study,
     caption as caption,
