@@ -14,6 +14,7 @@ from ._intervals import (
     sample_interval as sample_interval,
     share_interval as share_interval,
 )
+from ._learning import PowerLaw as PowerLaw, fit_power_law as fit_power_law
 from ._panel import SelectedPanel as SelectedPanel, borda as borda, select_panel as select_panel
 from ._partition import Partition as Partition, partition_variance as partition_variance, subsets as subsets
 from ._permutation import (

@@ -25,6 +25,7 @@ from neuroenc.study.stages.check import check, ground
 from neuroenc.study.stages.compare import compare as compare_cells, tabulate
 from neuroenc.study.stages.distance import leakage
 from neuroenc.study.stages.fit import encode, fit, split
+from neuroenc.study.stages.learning import learn
 from neuroenc.study.stages.load import embed, load
 from neuroenc.study.stages.plan import candidates, choose
 from neuroenc.study.stages.report import closing_lines, summarise, write_study
@@ -33,7 +34,7 @@ from neuroenc.study.stages.teach import teach
 from neuroenc.study.study import HOOKS, PIPELINES, Stage, Study as Study
 
 #: Stages of ``neuroenc run``.
-RUN = (load, split, embed, fit, score, leakage, encode)
+RUN = (load, split, embed, fit, score, leakage, learn, encode)
 #: Stages of ``neuroenc caption``.
 CAPTION = (load, split, space, weights, bank, teach, read, write_captions, ground, check, analyse)
 #: Stages of ``neuroenc compare``.

@@ -60,7 +60,8 @@ def folder(tmp_path):
 def compared(tmp_path_factory):
     """Folder, summary and messages of a comparison."""
     folder, said = own_files(tmp_path_factory.mktemp("compared")), []
-    return folder, compare(read(folder / "compare.toml"), folder / "out", progress=False, say=said.append), said
+    config = read(folder / "compare.toml", ["compare.learning_curve=[30]"])
+    return folder, compare(config, folder / "out", progress=False, say=said.append), said
 
 
 def own_files(tmp_path):
@@ -130,7 +131,11 @@ def test_own_files_to_tables_and_a_page(compared):
         "stacked_layers.csv",
     ):
         assert (folder / "out" / name).stat().st_size > 0
+    learned = pd.read_csv(folder / "out" / "learning_curve.csv").set_index(["method", "size"])["median_r"]
+    assert learned["right/linear"][90] == pytest.approx(summary["median_r:right/linear"], abs=1e-6)
+    assert learned["right/linear"][30] < learned["right/linear"][90] - 0.05
     page = (folder / "out" / "report" / "index.html").read_text()
+    assert "How many training stimuli are enough" in page
     assert "Mine" in page
     assert "right/linear" in page
     assert "What only one space predicts" in page

@@ -8,6 +8,7 @@ import pytest
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.stats import explained_variance
 from neuroenc.study import Study, StudyConfig, read_config, run
 from neuroenc.study.config import EvaluationConfig
 from neuroenc.study.stages.distance import slope_table
@@ -107,6 +108,22 @@ def test_files_of_test_sets(given, tmp_path):
     (tmp_path / "none.json").write_text('{"test": ["p00x"]}')
     with pytest.raises(DataError, match="no stimulus of 'test' occurs"):
         study(given, scheme="file", files=[str(tmp_path / "none.json")]).until("split")
+
+
+def test_accuracy_grows_with_training_stimuli(given, tmp_path):
+    done = study(given, n_splits=2, learning_curve=[20, 40, 60, 500]).until("learn")
+    table = done.learning["table"]
+    assert table["size"].tolist() == [20, 40, 60, 75]  # of 150 stimuli in two folds
+    assert table["explained_variance"].iloc[-1] > table["explained_variance"].iloc[0]
+    # All training stimuli are those of the run itself.
+    folds, responses, predicted = done.splits[0], given["responses"].values, done.predictions["features"][0].values
+    ev = [explained_variance(responses[test], predicted[test]).mean() for _, test in folds]
+    assert table["explained_variance"].iloc[-1] == pytest.approx(np.mean(ev), abs=1e-6)
+    assert "explained_variance:features:75" in done.summary
+    once = study(given, n_splits=1, learning_curve=[20]).until("learn").learning["table"]
+    assert once["n_draws"].tolist() == [3, 3]
+    with pytest.raises(ConfigError, match="begins with 300 training stimuli, and folds have 112"):
+        study(given, learning_curve=[300]).until("split")
 
 
 def test_a_slope_is_that_of_a_regression(rng):

@@ -18,6 +18,7 @@ from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, SCORES, WIDT
 from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.export._files import map_files, numeric_scores, write_maps, write_scores
 from neuroenc.report.sections._leakage import leakage_section
+from neuroenc.report.sections._learning import learning_section
 
 MAX_ROIS, MAX_DOTS = 24, 300
 
@@ -31,6 +32,7 @@ def accuracy_sections(
     maps: Sequence[str] | None = None,
     rates: dict[str, float] | None = None,
     leakage: Mapping[str, Any] | None = None,
+    learning: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> list[Section]:
     """Sections on one encoder: accuracy against the noise ceiling, brain maps, controls.
@@ -53,6 +55,8 @@ def accuracy_sections(
         Shares of the run that belong to the first numbers, such as "caption_family_accuracy".
     leakage : mapping, optional
         How far test stimuli are from training stimuli; see `leakage_section`.
+    learning : mapping, optional
+        ``table`` and ``laws`` of accuracy over training stimuli; see `learning_section`.
     progress : bool
 
     Returns
@@ -77,7 +81,10 @@ def accuracy_sections(
     scores = check_scores(scores)
     names = _map_names(scores, maps)
     makers = [lambda: _accuracy(scores, roi_table, rates or {}), *([lambda: _maps(scores, names)] if names else [])]
-    made = [*make_sections(makers, progress), *([leakage_section(leakage)] if leakage else []), *sections]
+    made = [*make_sections(makers, progress)]
+    made += [leakage_section(leakage)] if leakage else []
+    made += [learning_section(**learning)] if learning else []
+    made += sections
     if controls is not None and len(controls):
         lead = (
             "The same analysis where it should find nothing or less. A method that still succeeds here is not "

@@ -19,6 +19,7 @@ from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.sections import _cells as shared
 from neuroenc.report.sections._depth import widths_section
 from neuroenc.report.sections._fields import SHOWN, fields_section
+from neuroenc.report.sections._learning import learning_section
 
 MAX_PANELS = 6
 #: The readout against which gains are shown.
@@ -50,6 +51,7 @@ def comparison_sections(
     gates: xr.DataArray | None = None,
     conflict: xr.DataArray | None = None,
     curves: pd.DataFrame | None = None,
+    learning: pd.DataFrame | None = None,
     numbers: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> list[Section]:
@@ -101,6 +103,8 @@ def comparison_sections(
         Weights that a trunk conditioned on subject and region gives the feature spaces.
     conflict : xarray.DataArray (cell, task, other), optional
         Cosines between the gradients that subjects (or their regions) ask of the core they share.
+    learning : pandas.DataFrame, optional
+        ``method, size, median_r, low, high``; see `learning_section`.
     curves : pandas.DataFrame, optional
         ``cell, fold, group, candidate, epoch, loss, validation_r``.
     numbers : mapping, optional
@@ -167,6 +171,7 @@ def comparison_sections(
         lambda: shared.warp_section(cells, warp) if warp is not None else None,
         lambda: shared.gates_section(cells, gates) if gates is not None else None,
         lambda: shared.conflict_section(conflict) if conflict is not None else None,
+        lambda: learning_section(learning) if learning is not None else None,
         lambda: shared.curves_section(cells, curves) if curves is not None else None,
         lambda: shared.costs_section(cells, table),
     ]

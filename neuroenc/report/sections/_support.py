@@ -92,7 +92,11 @@ def _tiles(curve: pd.DataFrame, numbers: Mapping[str, Any]) -> list[tuple[str, s
 
 
 def plot_support_curves(
-    table: pd.DataFrame, *, groups: Sequence[str] | None = None, reference: Mapping[str, float] | None = None
+    table: pd.DataFrame,
+    *,
+    groups: Sequence[str] | None = None,
+    reference: Mapping[str, float] | None = None,
+    labels: tuple[str, str] = ("support images", "explained variance"),
 ) -> Any:
     """Score over the size of the support: a panel a group, a line a method, bands for intervals.
 
@@ -106,6 +110,8 @@ def plot_support_curves(
     reference : mapping of group to number, optional
         A dashed line, such as an encoder fitted to the whole session; by default the method that has one size only,
         beyond those of the others.
+    labels : tuple of str
+        Of the two axes.
 
     Returns
     -------
@@ -154,10 +160,10 @@ def plot_support_curves(
             axes.minorticks_off()
             axes.set_title(group, fontsize=9.5, loc="left", color=INK)
         for axes in grid.ravel()[: len(groups)][-grid.shape[1] :]:  # the last one of each column
-            axes.set_xlabel("support images")
+            axes.set_xlabel(labels[0])
             axes.tick_params(labelbottom=True)
         for row in grid:
-            row[0].set_ylabel("explained variance")
+            row[0].set_ylabel(labels[1])
         # Few stimuli can make a method far worse than the mean: what is above 0 must stay readable.
         top = max(0.02, float(np.nanmax(table["explained_variance"])))
         for axes in figure.axes:

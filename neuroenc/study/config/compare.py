@@ -98,6 +98,8 @@ class CompareConfig(Table):
         stack also tells between which layers each voxel lies.
     field_of_view
         Width of the pictures in degrees of visual angle, for maps of receptive fields; 0: shares of the width.
+    learning_curve
+        Numbers of training stimuli at which every cell is fitted besides; empty: not asked.
     training
         Arguments of `neuroenc.encoders.readout.ReadoutEncoder` for all cells that are trained by gradients; ``preset =
         "published"`` takes those left out from the readout comparison as it was published.
@@ -119,6 +121,7 @@ class CompareConfig(Table):
     unique: list[str] | bool = True
     n_components: Count = 100
     joint: list[Literal["stacked", "banded"]] = []
+    learning_curve: list[Annotated[int, Field(ge=10, le=MOST)]] = []
     field_of_view: Annotated[float, Field(ge=0)] = 0.0
     training: dict[str, Any] = {}
     regions: RegionsConfig | None = None
@@ -136,6 +139,8 @@ class CompareConfig(Table):
     def _known_readouts(self) -> Self:
         named = [("layers.readout", self.layers.readout)] if self.layers else []
         named += [("regions.readouts", name) for name in self.regions.readouts] if self.regions else []
+        if self.learning_curve != sorted(set(self.learning_curve)):
+            raise ConfigError(f"learning_curve = {self.learning_curve} must rise.")
         for where, name in named:
             if name not in self.readouts:
                 raise ConfigError(unknown_name(f"value of {where}:", name, self.readouts))

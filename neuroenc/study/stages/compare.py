@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,16 +28,20 @@ from neuroenc.encoders.comparison import (
 )
 from neuroenc.encoders.readout import retinotopy
 from neuroenc.study.config import CompareConfig
+from neuroenc.study.stages.distance import check_sizes
+from neuroenc.study.stages.learning import cell_curves
 from neuroenc.study.stages.load import make_spaces, with_joined
 from neuroenc.study.stages.score import noise_ceilings
 from neuroenc.study.study import Study, stage
 
 # Settings of ``[compare]`` that the comparison takes by the same name.
-_PASSED = ("cores", "cv", "validation", "n_candidates", "training", "n_components", "n_bootstraps")
+_PASSED = ("cores", "validation", "n_candidates", "training", "n_components", "n_bootstraps")
 
 
 @stage(
-    "compare", reads=("subjects", "stimuli", "config.features", "config.compare", "config.seed"), writes=("comparison",)
+    "compare",
+    reads=("subjects", "stimuli", "config.features", "config.compare", "config.seed"),
+    writes=("comparison", "cell_curves"),
 )
 def compare(study: Study) -> dict[str, Any]:
     """Every feature space through every readout, on the same rows, folds and tuning budget."""
@@ -64,19 +69,17 @@ def compare(study: Study) -> dict[str, Any]:
             # Kept by name, so that cells are named as in the config; no cell reads it.
             spaces[name] = xr.DataArray(np.zeros((0, 0), np.float32), dims=("stimulus", "feature"))
     study.say(f"    {len(cells)} cells, {config.cv} outer folds, {config.n_candidates} settings a cell")
-    found = compare_cells(
+    ids = responses["stimulus"].values.astype(str)
+    rows = [(fold.train, fold.test) for fold in folds]
+    check_sizes(config.learning_curve, rows, ids, "[compare]")
+    fit = partial(
+        compare_cells,
         spaces,
         config.all_readouts(),
         responses,
         cells=config.cells or None,
         **{name: getattr(config, name) for name in _PASSED},
         noise_ceiling=ceiling,
-        unique=unique,
-        joint={kind: joint_spaces(config, cells) for kind in config.joint},
-        ordered=config.layers is not None,
-        layers=config.layers.order if config.layers else (),
-        dims=config.layers.dims if config.layers else (),
-        reduce=config.layers.reduce if config.layers else "pca",
         seed=whole.seed,
         out=study.store.folder,
         client=study.executor.client,
@@ -85,7 +88,19 @@ def compare(study: Study) -> dict[str, Any]:
         progress=study.progress,
         say=study.say,
     )
-    return {"comparison": found}
+    found = fit(
+        cv=config.cv,
+        unique=unique,
+        joint={kind: joint_spaces(config, cells) for kind in config.joint},
+        ordered=config.layers is not None,
+        layers=config.layers.order if config.layers else (),
+        dims=config.layers.dims if config.layers else (),
+        reduce=config.layers.reduce if config.layers else "pca",
+    )
+    learned = None
+    if config.learning_curve:
+        learned = cell_curves(lambda cv: fit(cv=cv), found, rows, ids, config.learning_curve, whole.seed)
+    return {"comparison": found, "cell_curves": learned}
 
 
 def _trained(
@@ -265,7 +280,7 @@ def _once(responses: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(np.zeros((len(ids), 1)), dims=("stimulus", "voxel"), coords={"stimulus": ids})
 
 
-@stage("tabulate", reads=("comparison", "subjects", "config.compare"), writes=("comparison_parts",))
+@stage("tabulate", reads=("comparison", "cell_curves", "subjects", "config.compare"), writes=("comparison_parts",))
 def tabulate(study: Study) -> dict[str, Any]:
     """Tables of a comparison: fits, curves, regions, layers; written to the study's folder where it has one."""
     config, found, folder = study.table("compare"), study.comparison, study.out
@@ -274,6 +289,8 @@ def tabulate(study: Study) -> dict[str, Any]:
     curves = found.curves().drop(columns="seconds", errors="ignore")
     if len(curves):
         tables["curves"] = parts["curves"] = curves
+    if study.has("cell_curves") and study.cell_curves is not None:
+        tables["learning_curve"] = parts["learning"] = study.cell_curves
     unique = found.unique_variance(config.q)
     maps: dict[str, xr.Dataset] = {}
     if unique is not None:

@@ -68,6 +68,16 @@ def distant_folds(study: Study, one: Subject) -> tuple[list[Fold], np.ndarray]:
     return folds, set_names(n, [("test", test) for _, test in folds])
 
 
+def check_sizes(sizes: list[int], folds: list[Fold], ids: np.ndarray, where: str = "[evaluation]") -> None:
+    """Refuse a learning curve that no fold has stimuli for."""
+    most = min(len(np.unique(ids[train])) for train, _ in folds)
+    if sizes and sizes[0] >= most:
+        raise ConfigError(
+            f"{where} learning_curve begins with {sizes[0]} training stimuli, and folds have {most}; legal is 10 to "
+            f"{most - 1}."
+        )
+
+
 def _listed(files: list[str], sets: list[str], ids: np.ndarray) -> tuple[list[Fold], np.ndarray]:
     folds, named = [], []
     for file in files:

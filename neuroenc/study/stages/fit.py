@@ -17,7 +17,7 @@ from neuroenc._core.store import Store, content_key
 from neuroenc.encoders import RidgeEncoder, resolve_folds
 from neuroenc.study.config import EncoderConfig, EvaluationConfig
 from neuroenc.study.stages.card import make_card
-from neuroenc.study.stages.distance import SCHEMES, distant_folds, set_names
+from neuroenc.study.stages.distance import SCHEMES, check_sizes, distant_folds, set_names
 from neuroenc.study.stages.load import Subject, standardised
 from neuroenc.study.study import Study, stage
 
@@ -111,6 +111,7 @@ def split(study: Study) -> dict[str, Any]:
             folds = outer_folds(one.responses, config.evaluation, config.seed, one.stimuli)
             sets = set_names(len(one.responses), [("test", test) for _, test in folds])
         _check(study, one.responses, folds)
+        check_sizes(config.evaluation.learning_curve, folds, one.responses["stimulus"].values)
         splits.append(folds)
         test_sets.append(sets)
         sizes = f"{len(folds[0][0])} rows to fit on, {len(folds[0][1])} held out"

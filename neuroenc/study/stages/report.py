@@ -21,6 +21,7 @@ from neuroenc.study.incontext.evaluate import curve_text, write_curve
 from neuroenc.study.incontext.train import BEFORE, stage_of
 from neuroenc.study.stages.compare import comparison_text
 from neuroenc.study.stages.distance import MOST_NEAR, near_text
+from neuroenc.study.stages.learning import learning_summary
 from neuroenc.study.stages.plan import plan_page, plan_text, write_plan
 from neuroenc.study.study import Study
 from neuroenc.study.text import NOTES, rendered
@@ -52,6 +53,8 @@ def summarise(study: Study) -> dict[str, Any]:
         out |= _score_summary(study)
     if study.has("leakage") and study.leakage:
         out |= study.leakage["summary"]
+    if study.has("learning") and study.learning:
+        out |= learning_summary(study.learning)
     if study.has("captions"):
         out |= caption_summary(study.captions, len(study.subjects))
     if study.has("comparison"):
@@ -194,6 +197,8 @@ def _made(study: Study) -> dict[str, dict[str, Any]]:
         made["accuracy"] = {"scores": study.scores, "roi_table": roi_table(study.scores)}
         if study.has("leakage") and study.leakage:
             made["accuracy"] |= {f"leakage:{k}": v for k, v in study.leakage.items() if k != "summary"}
+        if study.has("learning") and study.learning:
+            made["accuracy"] |= {f"learning:{k}": v for k, v in study.learning.items()}
     if study.has("comparison"):
         found, config = study.comparison, study.config.compare
         assert config is not None
@@ -255,7 +260,7 @@ def write_study(study: Study) -> Path:
             summary = study.store.keep(f"last-page-{name}", key, dict)["summary"]
             made[name] = study.store.keep(f"page-{name}", [key, summary], dict)
     # The store keeps flat parts, and a section takes its own as one.
-    for name in ("leakage",):
+    for name in ("leakage", "learning"):
         own = {k: made["accuracy"].pop(k) for k in list(made.get("accuracy", {})) if k.startswith(f"{name}:")}
         if own:
             made["accuracy"][name] = {k.partition(":")[2]: v for k, v in own.items()}
