@@ -1,5 +1,5 @@
 from . import comparison as comparison, incontext as incontext, merge as merge, readout as readout
-from ._base import LinearEncoder as LinearEncoder, load_encoder as load_encoder
+from ._base import LinearEncoder as LinearEncoder, list_encoders as list_encoders, load_encoder as load_encoder
 from ._card import EncoderCard as EncoderCard
 from ._carry import CarriedEncoder as CarriedEncoder, carry_over as carry_over
 from ._depth import concept_depth as concept_depth

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import xarray as xr
@@ -25,6 +25,7 @@ from neuroenc._core.arrays import as_numpy, is_dask
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import hash_array, read_text, write_text
+from neuroenc._core.paths import cache_dir
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
 from neuroenc.encoders._card import EncoderCard, check_card, render_card
@@ -201,7 +202,13 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     #: What a stranger must know of it; of one that was loaded, the card that it was saved with.
     card: EncoderCard | None = None
 
-    def save(self, path: str | os.PathLike[str], card: EncoderCard | Mapping[str, Any] | None = None) -> Path:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        card: EncoderCard | Mapping[str, Any] | None = None,
+        *,
+        dtype: Literal["float32", "float16"] = "float32",
+    ) -> Path:
         """Write the fitted encoder to a folder: ``arrays.safetensors``, ``encoder.json`` and ``README.md``.
 
         Parameters
@@ -210,12 +217,21 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         card : EncoderCard or mapping of its fields, optional
             What a stranger must know of it, and how its features are made of pictures; default: the encoder's own
             ``card``. The README is written from it.
+        dtype : {"float32", "float16"}
+            "float16" keeps weights in half precision, to be shared: half the size, and every weight to three digits.
 
         Returns
         -------
         Path
+
+        Raises
+        ------
+        ConfigError
+            Half precision cannot hold these weights.
+        DataError
+            The card's scores are of other voxels.
         """
-        return save_encoder(self, path, card)
+        return save_encoder(self, path, card, dtype)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
@@ -350,7 +366,9 @@ def default_alphas(scale: float) -> np.ndarray:
 _KIND = Kind(
     "encoder", "encoder.json", "arrays.safetensors", ("class", "params", "fitted", "voxel_labels", "labelled", "sha256")
 )
-_README = "README.md"
+_README, _SHIPPED = "README.md", Path(__file__).parent / "weights"
+# Share of the weights' norm that half precision may lose.
+_HALF = 1e-3
 _HOMES = {
     "RidgeEncoder": "neuroenc.encoders",
     "BandedRidgeEncoder": "neuroenc.encoders",
@@ -363,7 +381,10 @@ _HOMES = {
 
 
 def save_encoder(
-    encoder: LinearEncoder, path: str | os.PathLike[str], card: EncoderCard | Mapping[str, Any] | None = None
+    encoder: LinearEncoder,
+    path: str | os.PathLike[str],
+    card: EncoderCard | Mapping[str, Any] | None = None,
+    dtype: str = "float32",
 ) -> Path:
     """Write a fitted encoder to the folder ``path``.
 
@@ -385,6 +406,8 @@ def save_encoder(
     made = made if made.units else replace(made, units=encoder._units_)
     about, scores = made.pack()
     arrays |= {f"score:{name}": values for name, values in scores.items()}
+    if one_of("dtype", dtype, ("float32", "float16")) == "float16":
+        arrays = {name: _halved(name, values) for name, values in arrays.items()}
     page = render_card(encoder, made)
     record = {
         "class": type(encoder).__name__,
@@ -401,13 +424,64 @@ def save_encoder(
     return path
 
 
+def _halved(name: str, values: np.ndarray) -> np.ndarray:
+    """Weights, whatever they are of, in half precision; what has one number a voxel as it is."""
+    if values.ndim < 2 or values.dtype.kind != "f":
+        return values
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    lost = np.linalg.norm(half.astype(np.float64) - values) / max(float(np.linalg.norm(values)), 1e-300)
+    if not lost < _HALF:
+        raise ConfigError(
+            f"{name} has numbers up to {np.abs(values).max():.3g}; float16 would change them by {100 * lost:.2g} %. "
+            "Next step: dtype='float32', or features of another scale."
+        )
+    return half
+
+
+def encoder_folder(name: str | os.PathLike[str]) -> Path:
+    """Folder of a saved encoder: the path itself, or that of one that is shipped or was pulled, by name.
+
+    Raises
+    ------
+    DataError
+        There is none; the nearest names are told.
+    """
+    places = (Path(name), *(root / str(name) for root in (_SHIPPED, pulled_dir())))
+    for place in places:
+        if (place / _KIND.record).is_file():
+            return place
+    there = sorted(p.name for p in places[0].iterdir())[:8] if places[0].is_dir() else []
+    step = (
+        f"(The folder {name} holds {', '.join(there) or 'nothing'}, no {_KIND.record}.) " if places[0].is_dir() else ""
+    )
+    step += "Next step: one of these, or the folder that encoder.save, neuroenc run or neuroenc demo wrote."
+    raise DataError(unknown_name("encoder", os.fspath(name), list_encoders(), step))
+
+
+def pulled_dir() -> Path:
+    """Folder of the encoders that were pulled: ``encoders`` in the cache folder."""
+    return cache_dir() / "encoders"
+
+
+def list_encoders() -> list[str]:
+    """Names of the encoders on this machine: those that come with the package, and those that were pulled.
+
+    Examples
+    --------
+    >>> list_encoders()[:3]
+    ['world-s1', 'world-s2', 'world-s3']
+    """
+    return [p.parent.name for root in (_SHIPPED, pulled_dir()) for p in sorted(root.glob(f"*/{_KIND.record}"))]
+
+
 def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder:
     """Load an encoder saved by `LinearEncoder.save`.
 
     Parameters
     ----------
-    path : path
-        The folder.
+    path : path or str
+        The folder, or a name of `list_encoders`.
     **settings
         Arguments of the encoder to use instead of those that were saved, such as ``device``.
 
@@ -419,14 +493,17 @@ def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder
     Raises
     ------
     DataError
-        If the folder is not an encoder, was written by a newer format, or its arrays or record were changed.
+        There is no such encoder (the nearest names are told), a newer format wrote it, or its arrays or record were
+        changed.
 
     Warns
     -----
     UserWarning
         ``README.md`` is not the page that was saved: numbers are right, what the page says of them may not be.
     """
+    path = encoder_folder(path)
     record, arrays = read_folder(path, _KIND, "numpy")
+    arrays = {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in arrays.items()}
     if record["class"] not in _HOMES:
         raise DataError(unknown_name("encoder", record["class"], _HOMES))
     encoder: LinearEncoder = getattr(import_module(_HOMES[record["class"]]), record["class"])()
@@ -448,7 +525,7 @@ def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder
         encoder._unpack({k: v for k, v in arrays.items() if not k.startswith(("voxel:", "score:"))}, record["fitted"])
         if "card" in record:
             encoder.card = EncoderCard.unpack(record["card"], scores, voxels)
-    page = Path(path) / _README
+    page = path / _README
     # People edit such pages, and hubs do: a reason to say so, not to refuse sound numbers.
     if page.is_file() and "readme" in record and hash_array(read_text(page, "README")) != record["readme"]:
         warnings.warn(

@@ -109,7 +109,7 @@ class EncoderCard:
         masks["all voxels"] = np.ones(self.scores.sizes["voxel"], dtype=bool)
         r = self.scores["r"].values.astype(np.float64)
         known = "noise_ceiling_r" in self.scores
-        ceiling = self.scores["noise_ceiling_r"].values if known else np.full(len(r), np.nan)
+        ceiling = self.scores["noise_ceiling_r"].values.astype(np.float64) if known else np.full(len(r), np.nan)
         rows = []
         for name, mask in masks.items():
             found, above = r[mask & np.isfinite(r)], ceiling[mask & np.isfinite(ceiling)]
@@ -180,7 +180,9 @@ def render_card(encoder: Any, card: EncoderCard) -> str:
     licence = card.licence.strip().lower().replace(" ", "-")
     recipe = "; ".join(f"{name}: {_words(settings)}" for name, settings in card.features.items())
     made = ", ".join(f"{k} {v}" for k, v in origin.items() if k in ("backbone", "layer") and str(v))
-    tested = f"{card.n_test} rows that were held out of the fit were predicted ({card.split})." if card.n_test else ""
+    tested = ""
+    if card.n_test:
+        tested = f"{card.n_test} rows that were held out ({card.split}) were predicted by an encoder fitted on others."
     kind = type(encoder).__name__
     return (
         _environment()

@@ -1,6 +1,7 @@
 """From pictures to predicted responses by a saved encoder, and the card that it is saved with."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.cli._main import app
 from neuroenc.embedding import ImageEmbedder
-from neuroenc.encoders import EncoderCard, RidgeEncoder, load_encoder
+from neuroenc.encoders import EncoderCard, RidgeEncoder, list_encoders, load_encoder
+from neuroenc.encoders._base import encoder_folder
 from neuroenc.study import load_predictor, predict
+from neuroenc.study._predict import region_means
 
 N, V = 40, 12
 
@@ -90,7 +93,7 @@ def test_the_card_tells_a_stranger(place):
     for words in (
         "one standard deviation",
         "| V1 | 6 |",
-        "9 rows that were held out",
+        "9 rows that were held out (a test set apart)",
         "2 of 12 voxels",
         "neuroenc predict",
     ):
@@ -150,6 +153,74 @@ def test_wrong_input_is_refused(place, tmp_path):
     scores = xr.Dataset({"r": ("voxel", [0.1])}, coords={"voxel": [0]})
     with pytest.raises(DataError, match=r"card\.scores have 1 voxels, the encoder 12; 11 of these are missing"):
         encoder.save(tmp_path / "x", {"scores": scores})
+
+
+def test_names_of_encoders():
+    assert list_encoders()[:3] == ["world-s1", "world-s2", "world-s3"]
+    with pytest.raises(DataError, match="unknown encoder 'world-s4'; did you mean 'world-s"):
+        load_predictor("world-s4")
+
+
+def test_half_precision_is_refused_where_it_loses_weights(place, tmp_path):
+    _, encoder, _ = place
+    whole, half = (load_encoder(encoder.save(tmp_path / x, dtype=x)) for x in ("float32", "float16"))
+    assert half.coef_.dtype == np.float32
+    np.testing.assert_allclose(half.coef_, whole.coef_, rtol=1e-3, atol=1e-5)
+    small = clone_with(encoder, coef_=encoder.coef_ * 1e-6)
+    with pytest.raises(ConfigError, match="float16 would change them"):
+        small.save(tmp_path / "small", dtype="float16")
+
+
+def clone_with(encoder, **fitted):
+    made = RidgeEncoder()
+    made.__dict__.update(vars(encoder) | fitted)
+    return made
+
+
+SHIPPED = ("world-s1", "world-s2", "world-s3")
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """New scenes, and their features made by hand."""
+    shown = data.simulate_world(120, seed=5)
+    X = ImageEmbedder("world", normalise=True, cache=False, progress=False).embed(shown)
+    return shown, X
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_encoders(scenes, name):
+    """Small, as good as was recorded, and selective for what their regions are for, on scenes that nobody saw."""
+    shown, X = scenes
+    folder = encoder_folder(name)
+    record = json.loads((folder.parent / "metrics.json").read_text())[name]
+    assert sum(p.stat().st_size for p in folder.iterdir()) == record["bytes"] < 400_000
+    predictor = load_predictor(name, cache=False)
+    regions = predictor.card.regions().set_index("roi")
+    assert regions["median_r"].round(4).to_dict() == record["median_r"]
+    assert regions.loc["all voxels", "median_r"] > 0.4
+    few = shown.sel(shown.ids[:12])
+    x = ImageEmbedder("world", normalise=True, cache=False, progress=False).embed(few)
+    np.testing.assert_allclose(predictor.predict(few).values, predictor.encoder.predict(x).values, atol=1e-6)
+    by_hand = predictor.encoder.predict(X)
+    family = shown.table["family"].to_numpy()
+    means = region_means(by_hand)
+    for roi, mine, other in (("FFA", "face", "place"), ("PPA", "place", "face")):
+        values = means.sel(roi=roi).values
+        assert values[family == mine].mean() - values[family != mine].mean() > 0.3
+        assert values[family == other].mean() - values[family != other].mean() < 0
+
+
+@pytest.mark.slow
+def test_shipped_encoders_come_out_of_their_script(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
+    from train_world_encoders import train_world_encoders
+
+    train_world_encoders(tmp_path, progress=False)
+    for name in SHIPPED:
+        ours, theirs = load_encoder(tmp_path / name), load_encoder(name)
+        np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=0.02)
+        np.testing.assert_allclose(ours.card.scores["r"], theirs.card.scores["r"], atol=1e-3)
 
 
 def test_the_command(place, tmp_path):
