@@ -2,6 +2,7 @@ from . import comparison as comparison, incontext as incontext, merge as merge, 
 from ._base import LinearEncoder as LinearEncoder, list_encoders as list_encoders, load_encoder as load_encoder
 from ._card import EncoderCard as EncoderCard
 from ._carry import CarriedEncoder as CarriedEncoder, carry_over as carry_over
+from ._decode import identification_table as identification_table, identify as identify
 from ._depth import concept_depth as concept_depth
 from ._folds import resolve_folds as resolve_folds
 from ._invariance import (
@@ -10,6 +11,7 @@ from ._invariance import (
     transform_stimuli as transform_stimuli,
 )
 from ._labels import align_voxels as align_voxels, check_space as check_space, feature_space as feature_space
+from ._noise import NoiseCovariance as NoiseCovariance
 from ._width import cheapest as cheapest, layer_dim_sweep as layer_dim_sweep
 from .incontext import InContextEncoder as InContextEncoder
 from .linear._banded import BandedRidgeEncoder as BandedRidgeEncoder, simplex_candidates as simplex_candidates
@@ -19,6 +21,7 @@ from .linear._reduce import Reduction as Reduction, fit_reduction as fit_reducti
 from .linear._ridge import (
     RidgeEncoder as RidgeEncoder,
     resampled_rows as resampled_rows,
+    ridge_residuals as ridge_residuals,
     ridge_weights as ridge_weights,
 )
 from .linear._spaces import (

@@ -14,6 +14,7 @@ from .explorer._sections import explorer_sections as explorer_sections
 from .export._bids import export_bids as export_bids
 from .sections._accuracy import accuracy_sections as accuracy_sections, plot_accuracy as plot_accuracy
 from .sections._comparison import comparison_sections as comparison_sections
+from .sections._decoding import plot_identification as plot_identification
 from .sections._depth import plot_depth_curves as plot_depth_curves, plot_layer_dims as plot_layer_dims
 from .sections._group import group_sections as group_sections
 from .sections._incontext import (

@@ -7,6 +7,7 @@ from ._ceilings import (
     subject_ceiling as subject_ceiling,
 )
 from ._group import group_map as group_map, prevalence as prevalence
+from ._identification import matching_test as matching_test, n_way_accuracy as n_way_accuracy
 from ._intervals import (
     BootstrapResult as BootstrapResult,
     crossed_interval as crossed_interval,

@@ -23,6 +23,7 @@ from neuroenc.study.stages.bank import bank, space
 from neuroenc.study.stages.caption import caption as write_captions, read, weights
 from neuroenc.study.stages.check import check, ground
 from neuroenc.study.stages.compare import compare as compare_cells, tabulate
+from neuroenc.study.stages.decode import decode
 from neuroenc.study.stages.distance import leakage
 from neuroenc.study.stages.fit import encode, fit, split
 from neuroenc.study.stages.learning import learn
@@ -34,7 +35,7 @@ from neuroenc.study.stages.teach import teach
 from neuroenc.study.study import HOOKS, PIPELINES, Stage, Study as Study
 
 #: Stages of ``neuroenc run``.
-RUN = (load, split, embed, fit, score, leakage, learn, encode)
+RUN = (load, split, embed, fit, score, leakage, learn, encode, decode)
 #: Stages of ``neuroenc caption``.
 CAPTION = (load, split, space, weights, bank, teach, read, write_captions, ground, check, analyse)
 #: Stages of ``neuroenc compare``.
@@ -114,7 +115,8 @@ def run(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dic
     dict
         What ``summary.json`` holds: ``n_voxels``, ``n_stimuli``, ``median_r``, ``median_r2``,
         ``median_noise_ceiling_r`` and ``median_r_normalised`` (null without repeats), ``n_significant`` (q below the
-        level), with several feature spaces ``median_r:SPACE``, ``seconds`` and more.
+        level), with several feature spaces ``median_r:SPACE``, with ``[decode]`` ``pairwise_accuracy:METRIC`` and
+        ``top_1_accuracy:METRIC`` with ``_p``, ``seconds`` and more.
 
     Examples
     --------

@@ -106,6 +106,8 @@ class Study:
     predictions : dict
         Held-out predictions by space.
     scores : Dataset over voxel
+    decoding : DataFrame or None
+        Accuracy of identification, of ``[decode]``.
     captions : CaptionStudy
     comparison : Comparison
     curve : Dataset
@@ -309,7 +311,7 @@ class Study:
             raise ConfigError(unknown_name("stage", name, known))
         command, stages = next((c, stages) for c, stages in PIPELINES.items() if name in {s.name for s in stages})
         table = {"caption": "captions", "compare": "compare", "icl": "incontext", "plan": "plan"}.get(
-            command.split()[0]
+            command.split()[0], name if name == "decode" else ""
         )
         if table:
             self.table(table)

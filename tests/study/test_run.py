@@ -421,3 +421,19 @@ def test_a_key_covers_labels_pictures_and_texts():
     assert len(set(keys)) == len(things)
     assert keys == [content_key(thing) for thing in things]
     assert content_key(y.assign_attrs(provenance="of another day")) == keys[0]
+
+
+def test_stimuli_are_identified(folder):
+    """With a column of the table as block, regions, and the best voxels, from the config to the report."""
+    config = read_config(folder / "run.toml", ["decode.voxels=[5]", "decode.permutations=99", "decode.blocks=run"])
+    summary = run(config, folder / "out", progress=False, say=lambda _: None)
+    table = pd.read_csv(folder / "out" / "report" / "decoding.csv")
+    assert set(table["group"]) == {"all", "signal", "best 5"}
+    assert table["n"].max() == 20  # of 60 stimuli in 3 folds
+    top = table[(table["measure"] == "top_k") & (table["n"] == 1)].set_index(["metric", "group"])["accuracy"]
+    assert (top > 0.3).all()
+    assert summary["top_1_accuracy:likelihood"] == top["likelihood", "all"]
+    assert summary["top_1_accuracy_p:correlation"] == 0.02
+    assert "Decoding" in (folder / "out" / "report" / "index.html").read_text()
+    again = run(config, folder / "out", progress=False, say=lambda _: None)
+    assert {**again, "seconds": 0} == {**summary, "seconds": 0}

@@ -291,6 +291,69 @@ def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
     >>> coef.round(6).tolist(), intercept.round(6).tolist()
     ([[2.0]], [1.0])
     """
+    x, y, penalty = _checked(X, Y, alpha)
+    design = _solvers.make_design(x, (), center=True, dtype=np.float64)
+    mean = y.mean(axis=0)
+    coef = _solvers.solve_block(design, design.full_basis(), y - mean, penalty)
+    return coef, mean - x.mean(axis=0) @ coef
+
+
+def ridge_residuals(X: Any, Y: Any, alpha: Any, *, standardise: bool = False) -> np.ndarray:
+    r"""Leave-one-out residuals of ridge regression for given penalties, in closed form.
+
+    .. math:: e_{iv} = \frac{y_{iv} - \hat y_{iv}}{1 - h_i(\alpha_v)}, \qquad
+              h_i(\alpha) = \tfrac1n + \sum_k \frac{u_{ik}^2 s_k}{s_k + \alpha}
+
+    with the eigenvectors u and eigenvalues s of the Gram matrix of the centred rows: exactly what is left of each row
+    when it is predicted by ridge on all others (Allen's PRESS). Unlike residuals of the fit they are as large as those
+    of new stimuli, so that they tell the noise of a prediction.
+
+    Parameters
+    ----------
+    X : array (n, feature)
+    Y : array (n, voxel)
+    alpha : float or array (voxel,)
+    standardise : bool
+        Scale features to unit variance before.
+
+    Returns
+    -------
+    ndarray (n, voxel), float64
+        In units of the responses; 0 where a row cannot be told from those it is predicted by.
+
+    Raises
+    ------
+    DataError
+        As `ridge_weights`.
+
+    References
+    ----------
+    Allen (1974), Technometrics 16:125.
+
+    Examples
+    --------
+    >>> ridge_residuals([[0.0], [1.0], [2.0], [4.0]], [[1.0], [3.0], [5.0], [0.0]], 0.0).round(2).ravel().tolist()
+    [-4.5, 0.75, 3.81, -9.0]
+    """
+    x, y, penalty = _checked(X, Y, alpha)
+    scaling = _labels.feature_scaling(x, X) if standardise else None
+    design = _solvers.make_design(x, (), center=True, dtype=np.float64, scaling=scaling)
+    basis = design.full_basis()
+    values = np.maximum(basis.values, 0.0)
+    rows = design.X @ basis.vectors if basis.primal else basis.vectors * np.sqrt(values)
+    y = y - y.mean(axis=0)
+    found = np.empty_like(y)
+    for a in np.unique(penalty):
+        at = penalty == a
+        weighted = rows * _solvers.shrinkage(values, np.array([a]))[0]
+        left = 1.0 - 1.0 / len(y) - np.einsum("nr,nr->n", weighted, rows)
+        off = y[:, at] - weighted @ (rows.T @ y[:, at])
+        found[:, at] = off / np.where(left > 1e-10, left, np.inf)[:, None]
+    return found
+
+
+def _checked(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, responses and a penalty for each voxel, float64, matched by label."""
     if isinstance(X, xr.DataArray) and isinstance(Y, xr.DataArray):
         align(X, Y)
     if isinstance(alpha, xr.DataArray) and alpha.dims == ("voxel",):
@@ -304,10 +367,7 @@ def ridge_weights(X: Any, Y: Any, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
     penalty = np.broadcast_to(penalty, y.shape[1:])
     if not (np.isfinite(x).all() and np.isfinite(y).all() and (penalty >= 0).all()):
         raise DataError("X and Y must be finite and penalties not negative.")
-    design = _solvers.make_design(x, (), center=True, dtype=np.float64)
-    mean = y.mean(axis=0)
-    coef = _solvers.solve_block(design, design.full_basis(), y - mean, penalty)
-    return coef, mean - x.mean(axis=0) @ coef
+    return x, y, penalty
 
 
 def resampled_rows(groups: Any, kind: str = "bootstrap", n_draws: int = 5, *, seed: int = 0) -> Iterator[np.ndarray]:

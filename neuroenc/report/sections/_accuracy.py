@@ -17,6 +17,7 @@ from neuroenc.report._regions import NO_ROI, ceiling_r, median, memberships, nor
 from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, SCORES, WIDTH, drawing, number, short, write
 from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.export._files import map_files, numeric_scores, write_maps, write_scores
+from neuroenc.report.sections._decoding import decoding_section
 from neuroenc.report.sections._leakage import leakage_section
 from neuroenc.report.sections._learning import learning_section
 
@@ -27,6 +28,7 @@ def accuracy_sections(
     scores: xr.Dataset,
     *,
     roi_table: pd.DataFrame | None = None,
+    decoding: pd.DataFrame | None = None,
     controls: pd.DataFrame | None = None,
     sections: Sequence[Section] = (),
     maps: Sequence[str] | None = None,
@@ -45,6 +47,8 @@ def accuracy_sections(
         ``vertex`` and ``hemi``, ``i, j, k`` (with attributes ``affine`` and ``volume_shape``).
     roi_table : pandas.DataFrame, optional
         Shown instead of `roi_summary`, with whatever columns it has.
+    decoding : pandas.DataFrame, optional
+        Accuracy of identification, from `neuroenc.encoders.identification_table`.
     controls : pandas.DataFrame, optional
         Negative controls, such as scores with shuffled weights; shown as it is.
     sections : sequence of Section
@@ -81,6 +85,8 @@ def accuracy_sections(
     scores = check_scores(scores)
     names = _map_names(scores, maps)
     makers = [lambda: _accuracy(scores, roi_table, rates or {}), *([lambda: _maps(scores, names)] if names else [])]
+    if decoding is not None:
+        makers.append(lambda: decoding_section(decoding))
     made = [*make_sections(makers, progress)]
     made += [leakage_section(leakage)] if leakage else []
     made += [learning_section(**learning)] if learning else []

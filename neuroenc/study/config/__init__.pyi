@@ -15,6 +15,7 @@ from .data import (
     FEATURES as FEATURES,
     WORLD as WORLD,
     DataConfig as DataConfig,
+    DecodeConfig as DecodeConfig,
     EncoderConfig as EncoderConfig,
     EvaluationConfig as EvaluationConfig,
     FeaturesConfig as FeaturesConfig,

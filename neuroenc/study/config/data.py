@@ -439,3 +439,40 @@ class EvaluationConfig(Table):
                     f'found n_splits = {self.n_splits} and "{self.scheme}". Next step: leave it out, or n_splits = 1.'
                 )
         return self
+
+
+class DecodeConfig(Table):
+    """Identification of the held-out stimuli from measured responses, by the predictions of ``neuroenc run``.
+
+    Attributes
+    ----------
+    metrics
+        Likeness of predicted and measured responses: correlation or cosine over voxels, or the likelihood under the
+        noise covariance of the training rows' leave-one-out residuals.
+    shrinkage
+        Of the noise covariance, from 0 (as measured) to 1 (independent voxels); by default after Ledoit and Wolf.
+    regions
+        Also decode from each region alone (with at least 5 voxels).
+    voxels
+        Also decode from so many of the voxels that predict best within the training rows.
+    sizes
+        Numbers of candidates to choose among; empty: 2, 5, 10, 20, 50, ... up to all held-out stimuli of a fold.
+    top
+        k of top-k accuracy among all candidates.
+    blocks
+        Labels are permuted within runs or sessions; empty: freely.
+    permutations
+        Of the test against chance; 0 leaves it out.
+    """
+
+    metrics: Annotated[list[Literal["correlation", "likelihood", "cosine"]], Field(min_length=1)] = [
+        "correlation",
+        "likelihood",
+    ]
+    shrinkage: Annotated[float, Field(ge=0, le=1)] | None = None
+    regions: bool = True
+    voxels: list[Count] = []
+    sizes: list[Annotated[int, Field(ge=2, le=MOST)]] = []
+    top: list[Count] = [1, 5]
+    blocks: Literal["", "run", "session"] = ""
+    permutations: CountOrZero = 1000

@@ -13,6 +13,7 @@ from neuroenc.study.config.table import Table, bounds, parts
 
 #: Tables that ``enabled = false`` leaves out.
 OPTIONAL = (
+    ("decode",),
     ("captions",),
     ("compare",),
     ("incontext",),

@@ -10,7 +10,7 @@ from pydantic import field_validator
 from neuroenc._core.errors import ConfigError
 from neuroenc.study.config.captions import CaptionsConfig
 from neuroenc.study.config.compare import CompareConfig
-from neuroenc.study.config.data import DataConfig, EncoderConfig, EvaluationConfig, FeaturesConfig
+from neuroenc.study.config.data import DataConfig, DecodeConfig, EncoderConfig, EvaluationConfig, FeaturesConfig
 from neuroenc.study.config.incontext import IncontextConfig
 from neuroenc.study.config.plan import PlanConfig
 from neuroenc.study.config.table import Count, Seed, Table
@@ -68,6 +68,8 @@ class StudyConfig(Table):
         Ridge regression.
     evaluation
         Held-out rows and tests.
+    decode
+        Which stimulus was seen; optional.
     compare
         Comparison of readouts; optional.
     incontext
@@ -94,6 +96,7 @@ class StudyConfig(Table):
     features: dict[str, FeaturesConfig] = {}
     encoder: EncoderConfig = EncoderConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    decode: DecodeConfig | None = None
     compare: CompareConfig | None = None
     incontext: IncontextConfig | None = None
     captions: CaptionsConfig | None = None

@@ -55,6 +55,8 @@ def summarise(study: Study) -> dict[str, Any]:
         out |= study.leakage["summary"]
     if study.has("learning") and study.learning:
         out |= learning_summary(study.learning)
+    if study.has("decoding") and study.decoding is not None:
+        out |= _decoding_summary(study.decoding)
     if study.has("captions"):
         out |= caption_summary(study.captions, len(study.subjects))
     if study.has("comparison"):
@@ -148,6 +150,18 @@ def _score_summary(study: Study) -> dict[str, Any]:
     return summary
 
 
+def _decoding_summary(table: pd.DataFrame) -> dict[str, Any]:
+    """Identification by all voxels: pairwise, and top-1 of all candidates; of the first subject and space."""
+    out: dict[str, Any] = {}
+    rows = table[table["group"] == "all"].drop_duplicates(["metric", "measure", "n"])
+    for name, measure, n in (("pairwise_accuracy", "accuracy", 2), ("top_1_accuracy", "top_k", 1)):
+        for row in rows[(rows["measure"] == measure) & (rows["n"] == n)].to_dict("records"):
+            p = row["p"] if np.isfinite(row["p"]) else None
+            out |= {f"{name}:{row['metric']}": row["accuracy"], f"{name}_p:{row['metric']}": p}
+            out[f"{name}_chance"] = row["chance"]
+    return out
+
+
 def roi_table(scores: xr.Dataset) -> pd.DataFrame:
     """Regions, and all voxels in the last row where there are several."""
     table = roi_summary(scores)
@@ -184,7 +198,7 @@ def _notes(study: Study) -> list[str]:
 # What each tab of the page depends on. A tab that an earlier command on the same folder made is found by it.
 _DATA = ("subjects", "config.encoder", "config.evaluation", "config.seed")
 _TABS = {
-    "accuracy": (*_DATA, "config.features"),
+    "accuracy": (*_DATA, "config.features", "config.decode"),
     "comparison": (*_DATA, "config.features", "config.compare"),
     "captions": (*_DATA, "config.captions"),
 }
@@ -199,6 +213,8 @@ def _made(study: Study) -> dict[str, dict[str, Any]]:
             made["accuracy"] |= {f"leakage:{k}": v for k, v in study.leakage.items() if k != "summary"}
         if study.has("learning") and study.learning:
             made["accuracy"] |= {f"learning:{k}": v for k, v in study.learning.items()}
+        if study.has("decoding") and study.decoding is not None:
+            made["accuracy"]["decoding"] = study.decoding
     if study.has("comparison"):
         found, config = study.comparison, study.config.compare
         assert config is not None
