@@ -73,7 +73,7 @@ class Served:
             f"Mean and SD are over the voxels of a region. Percentile: of {len(pictures)} reference pictures ({what}),"
         )
         told += " how many in a hundred have a lower predicted mean; the line behind a bar spans 90 % of them."
-        self.view = prediction_view(voxels) | {"name": name, "units": units, "scale": top or 1.0}
+        self.view = prediction_view(voxels) | {"name": name, "title": card.title, "units": units, "scale": top or 1.0}
         self.view["regionScale"] = 1.1 * float(self.reference.abs().to_numpy().max()) or 1.0
         self.view["ranges"] = {roi: self.reference[roi].quantile([0.05, 0.95]).tolist() for roi in self.reference}
         self.view |= {"meaning": [card.meaning, told], "facts": _facts(card)}
@@ -103,7 +103,6 @@ def _facts(card: Any) -> list[tuple[str, str]]:
     fitted = f"{card.n_fit:,} rows" if card.n_fit else ""
     tested = f"{card.n_test:,} rows" if card.n_test else ""
     listed = {
-        "encoder": card.title,
         "subject": card.subject,
         "data": card.dataset,
         "pictures of the fit": card.pictures,

@@ -129,7 +129,7 @@
   const card = () => {
     const facts = encoder.facts.map(([name, text]) => make("div", {}, make("dt", { text: name }), make("dd", { text })));
     $("card").replaceChildren(make("h4", { text: "What a value means" }), ...encoder.meaning.map((text) => make("p", { text })),
-      ...(facts.length ? [make("details", {}, make("summary", { text: "About this encoder" }), make("dl", { className: "pairs" }, ...facts))] : []));
+      ...(facts.length ? [make("details", {}, make("summary", { text: `About this encoder${encoder.title ? `: ${encoder.title}` : ""}` }), make("dl", { className: "pairs" }, ...facts))] : []));
     $("remarks").replaceChildren(...encoder.remarks.map((text) => make("p", { className: "remark", text })));
   };
   const strip = () => {
