@@ -13,7 +13,10 @@ NAMES = [
     "coco-permissive",
     "god",
     "haxby2001-slice",
+    "laion-fmri",
     "nsd",
+    "nsd-imagery",
+    "nsd-synthetic",
     "objects92",
     "things-fmri",
     "v4-cowley2023",
@@ -46,7 +49,7 @@ def test_data_sets_are_described():
     assert [m.name for m in manifests] == NAMES
     for m in manifests:
         assert m.citation
-        assert m.doi
+        assert m.doi or m.name == "laion-fmri"  # whose paper is not out
         assert m.licence
         assert m.size == sum(f.size for f in m.files)
         assert m.size > 0 or m.access

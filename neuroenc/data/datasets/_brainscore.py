@@ -147,7 +147,7 @@ def read_assembly(
     coords |= {k: ("voxel", v) for k, v in columns.items() if k not in responses.coords}
     if of_voxel is not None and not isinstance(of_voxel, str):
         coords["subject"] = ("voxel", of_voxel[keep])
-    extra = {k: attrs[k] for k in ("identifier", "stimulus_set_identifier") if k in attrs}
+    extra: dict[str, Any] = {k: attrs[k] for k in ("identifier", "stimulus_set_identifier") if k in attrs}
     shown = None if stimuli is None else _stimuli(Path(stimuli), images, ids, labels["source"])
     return EncodingData(responses.assign_coords(coords), shown, extra=extra)
 

@@ -22,6 +22,9 @@ from neuroenc.data.datasets._recording import Recording, collect
 #: The data sets that come with neuroenc, in the order in which a folder is looked at.
 _SHIPPED = {
     "nsd": "_nsd._load:NSD",
+    "nsd-synthetic": "_nsd._side:NSDSynthetic",
+    "nsd-imagery": "_nsd._side:NSDImagery",
+    "laion-fmri": "_laion_fmri:LAIONfMRI",
     "algonauts2023": "_algonauts2023:Algonauts2023",
     "things-fmri": "_things_fmri:ThingsFMRI",
     "bold5000": "_bold5000:Bold5000",
@@ -259,7 +262,9 @@ def load_dataset(
         Published ``vectors`` of concept names by CLIP's text tower, and ``weights`` of real voxels, in ``extra``.
     ``nsd``
         Read from ``root`` in its official folders; ``subject=1`` and the other options of `neuroenc.data.nsd`.
-    ``bold5000``, ``things-fmri``, ``algonauts2023``, ``god``
+    ``nsd-synthetic``, ``nsd-imagery``
+        Read from the same folders; ``subject=1``, ``space``, ``betas``, ``voxels``, and ``task`` and ``sets`` of imagery.
+    ``bold5000``, ``things-fmri``, ``laion-fmri``, ``algonauts2023``, ``god``
         Read from ``root`` as published; ``subject=1``, ``voxels``, ``repeats``, ``zscore``, ``max_memory``, ...; ids of
         the published splits in ``extra["splits"]``. `neuroenc.data.describe` says what a folder holds.
 
@@ -321,8 +326,8 @@ def describe(path: str | os.PathLike[str]) -> list[Found]:
     Parameters
     ----------
     path
-        A folder (of NSD, BOLD5000, THINGS-fMRI, Algonauts 2023, Generic Object Decoding, GLMsingle, BIDS with
-        fMRIPrep), one around it, or a file (NIfTI, ``.npy``, HDF5, or netCDF and zarr written by neuroenc).
+        A folder (of NSD and its side experiments, LAION-fMRI, BOLD5000, THINGS-fMRI, Algonauts 2023, Generic Object
+        Decoding, GLMsingle, BIDS with fMRIPrep), one around it, or a file (NIfTI, ``.npy``, HDF5, or netCDF and zarr written by neuroenc).
 
     Returns
     -------

@@ -155,7 +155,7 @@ def nsd(
             f"session {max(numbers)} of {layout.name} is not in the design of {design.n_sessions} sessions."
         )
     regions = Regions(layout)
-    places = np.flatnonzero(_mask(layout, regions, voxels))
+    places = np.flatnonzero(mask_of(layout, regions, voxels))
     if not places.size:
         raise DataError(f"voxels={voxels!r} selects none of {layout.n_places} places of {layout.name}.")
     trials = design.trials(layout.subject)
@@ -192,7 +192,7 @@ def nsd(
     ncsnr = layout.read_map("ncsnr", where="betas")
     labels: dict[str, Any] = {k: trials[k].to_numpy() for k in ("session", "run", "repeat")}
     labels |= {"stimulus": _design.stimulus_name(trials["nsd_id"].to_numpy()), "subject": layout.name, "voxel": places}
-    labels |= {"roi": _roi(regions, rois, places), "ncsnr": None if ncsnr is None else ncsnr[places]}
+    labels |= {"roi": roi_of(regions, rois, places), "ncsnr": None if ncsnr is None else ncsnr[places]}
     labels |= {"space": layout.space, "units": "% signal change", "source": "nsd", "licence": _design.LICENCE}
     labels |= layout.coordinates(places)
     info = _design.read_stimulus_table(layout, design)
@@ -204,7 +204,8 @@ def nsd(
     return collect(recording, zscore=zscore, repeats=repeats, cache=cache, max_memory=max_memory, progress=progress)
 
 
-def _mask(layout: Layout, regions: Regions, voxels: Any) -> np.ndarray:
+def mask_of(layout: Layout, regions: Regions, voxels: Any) -> np.ndarray:
+    """Flat mask of the voxels that `nsd` is asked for."""
     names = [voxels] if isinstance(voxels, str) and ".nii" not in voxels else voxels
     if isinstance(names, (list, tuple)) and all(isinstance(v, str) for v in names):
         return regions.union(names)
@@ -212,7 +213,7 @@ def _mask(layout: Layout, regions: Regions, voxels: Any) -> np.ndarray:
     return flat_mask(voxels, shape, f"{layout.name} in {layout.space}", layout.affine)
 
 
-def _roi(regions: Regions, rois: Any, places: np.ndarray) -> Any:
+def roi_of(regions: Regions, rois: Any, places: np.ndarray) -> Any:
     """Names of each voxel's regions."""
     if rois is True or rois == "all":
         masks = regions.all_masks()
