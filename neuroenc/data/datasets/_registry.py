@@ -263,7 +263,7 @@ def load_dataset(
     ``nsd``
         Read from ``root`` in its official folders; ``subject=1`` and the other options of `neuroenc.data.nsd`.
     ``nsd-synthetic``, ``nsd-imagery``
-        Read from the same folders; ``subject=1``, ``space``, ``betas``, ``voxels``, and ``task`` and ``sets`` of imagery.
+        Read from the same folders; ``subject=1``, ``space``, ``betas``, ``voxels``; of imagery ``task`` and ``sets``.
     ``bold5000``, ``things-fmri``, ``laion-fmri``, ``algonauts2023``, ``god``
         Read from ``root`` as published; ``subject=1``, ``voxels``, ``repeats``, ``zscore``, ``max_memory``, ...; ids of
         the published splits in ``extra["splits"]``. `neuroenc.data.describe` says what a folder holds.
@@ -327,7 +327,8 @@ def describe(path: str | os.PathLike[str]) -> list[Found]:
     ----------
     path
         A folder (of NSD and its side experiments, LAION-fMRI, BOLD5000, THINGS-fMRI, Algonauts 2023, Generic Object
-        Decoding, GLMsingle, BIDS with fMRIPrep), one around it, or a file (NIfTI, ``.npy``, HDF5, or netCDF and zarr written by neuroenc).
+        Decoding, GLMsingle, BIDS with fMRIPrep), one around it, or a file (NIfTI, ``.npy``, HDF5, an assembly of
+        Brain-Score, or netCDF and zarr written by neuroenc).
 
     Returns
     -------
