@@ -13,8 +13,9 @@ from neuroenc.cli._errors import clean_errors
 @clean_errors
 def serve(
     encoder: Annotated[
-        list[str], typer.Option(help="A folder that run, demo or save wrote, or a shipped encoder; may be given again.")
-    ],
+        list[str] | None,
+        typer.Option(help="A folder that run, demo or save wrote, or a name; may be given again. Default all shipped."),
+    ] = None,
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 0,
     pictures: Annotated[
         Path | None,
@@ -26,4 +27,4 @@ def serve(
     """Open a page on this machine that shows what encoders predict for pictures that you drop on it."""
     from neuroenc.study import serve as work
 
-    work(encoder, port=port, pictures=pictures, device=device, browser=not no_browser, say=typer.echo)
+    work(encoder or (), port=port, pictures=pictures, device=device, browser=not no_browser, say=typer.echo)

@@ -25,6 +25,7 @@ import pandas as pd
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError, NeuroencError, unknown_name
 from neuroenc.data import Stimuli, list_pictures, picture_endings, read_picture, simulate_world
+from neuroenc.encoders import list_encoders
 from neuroenc.report import Page, prediction_section, prediction_view, region_responses
 from neuroenc.study._predict import load_predictor
 
@@ -76,7 +77,8 @@ class Served:
         self.view = prediction_view(voxels) | {"name": name, "title": card.title, "units": units, "scale": top or 1.0}
         self.view["regionScale"] = 1.1 * float(self.reference.abs().to_numpy().max()) or 1.0
         self.view["ranges"] = {roi: self.reference[roi].quantile([0.05, 0.95]).tolist() for roi in self.reference}
-        self.view |= {"meaning": [card.meaning, told], "facts": _facts(card)}
+        limits = [f"Not good for: {' '.join(card.limits)}"] if card.limits else []
+        self.view |= {"meaning": [card.meaning, told, *limits], "facts": _facts(card)}
 
     def answer(self, content: bytes) -> dict[str, Any]:
         """Regions and voxels for a picture's bytes, as JSON holds them."""
@@ -110,7 +112,6 @@ def _facts(card: Any) -> list[tuple[str, str]]:
         "held out": ", ".join(x for x in (tested, card.split) if x),
         "licence": card.licence,
         "citation": card.citation,
-        "not good for": " ".join(card.limits),
     }
     return [(name, str(text)) for name, text in listed.items() if text]
 
@@ -369,7 +370,7 @@ def _json(value: Any) -> tuple[bytes, str]:
 
 
 def serve(
-    encoders: Sequence[str | os.PathLike[str]],
+    encoders: Sequence[str | os.PathLike[str]] = (),
     *,
     port: int = 0,
     pictures: str | os.PathLike[str] | None = None,
@@ -385,7 +386,8 @@ def serve(
     Parameters
     ----------
     encoders : sequence of str or path
-        Folders of saved encoders whose features are made of pictures, or names of shipped ones.
+        Folders of saved encoders whose features are made of pictures, or names; by default all of
+        `neuroenc.encoders.list_encoders`.
     port : int
         0 for any that is free.
     pictures : path, optional
@@ -400,20 +402,18 @@ def serve(
     Raises
     ------
     ConfigError
-        No encoder, one of them twice, or the port is taken.
+        An encoder is named twice, or the port is taken.
     DataError
         An encoder or a picture cannot be read, or features are not made of pictures.
 
     Examples
     --------
-    >>> serve([])
+    >>> serve(["world-s1", "world-s1"])
     Traceback (most recent call last):
-    neuroenc._core.errors.ConfigError: no encoder is named. Next step: --encoder FOLDER, which run, demo ...
+    neuroenc._core.errors.ConfigError: encoder 'world-s1' is named 2 times. Next step: name each once.
     """
-    names = [os.fspath(x).rstrip("/") for x in encoders]
+    names = [os.fspath(x).rstrip("/") for x in encoders or list_encoders()]
     twice = [x for x in dict.fromkeys(names) if names.count(x) > 1]
-    if not names:
-        raise ConfigError("no encoder is named. Next step: --encoder FOLDER, which run, demo or save wrote.")
     if twice:
         raise ConfigError(f"encoder {twice[0]!r} is named {names.count(twice[0])} times. Next step: name each once.")
     # Nothing of the reader's pictures is kept, features no more than pixels.

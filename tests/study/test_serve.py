@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.data import Stimuli
-from neuroenc.study import _serve, serve
+from neuroenc.cli._main import app
+from neuroenc.data import Stimuli, simulate_world
+from neuroenc.study import _serve, load_predictor, serve
 from serving import ColourPredictor
 
 
@@ -43,7 +45,7 @@ def ask(server):
     """Status, headers and body of a request; ``token`` and ``Host`` are right unless they are given."""
 
     def asked(method, path, body=None, token=server.token, **headers):
-        connection = HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+        connection = HTTPConnection("127.0.0.1", server.server_port, timeout=100)
         try:
             connection.request(method, f"/{token}/{path}", body, {k.replace("_", "-"): v for k, v in headers.items()})
             answer = connection.getresponse()
@@ -263,5 +265,25 @@ def test_the_command_prints_its_address_and_ends_with_ctrl_c(monkeypatch):
     assert lines[-1] == "ended"
     serve(["a"], browser=False, say=lines.append)
     assert len(opened) == 1
-    with pytest.raises(ConfigError, match="'a' is named 2 times"):
-        serve(["a", "a"])
+
+
+def test_an_encoder_that_is_not_there_is_told_before_anything_is_served():
+    found = CliRunner().invoke(app, ["serve", "--encoder", "world-s9", "--no-browser"])
+    assert found.exit_code == 2
+    assert "did you mean 'world-s" in found.stderr
+
+
+@pytest.mark.slow
+def test_a_shipped_encoder_is_served_as_it_predicts(server, ask, monkeypatch):
+    scenes = simulate_world(6, seed=11)
+    predictor = load_predictor("world-s1", cache=False)
+    monkeypatch.setitem(server._encoders, "world-s1", predictor)
+    monkeypatch.setattr(server, "_pictures", scenes)
+    _, _, view = ask("GET", "encoder?name=world-s1")
+    assert [one["kind"] for one in view["maps"]][:2] == ["flat", "inflated"]
+    assert "simulated" in " ".join(view["meaning"])
+    expected = predictor.predict(scenes).values
+    for k in range(2):
+        _, _, found = ask("POST", "predict?encoder=world-s1", encoded(scenes.image(k)))
+        values = np.frombuffer(base64.b64decode(found["values"]), "<f4")
+        np.testing.assert_allclose(values, expected[k], rtol=1e-4, atol=1e-5)
