@@ -16,6 +16,7 @@ from neuroenc.cli import (
     _config,
     _contrast,
     _data,
+    _encoder,
     _export,
     _group,
     _panel,
@@ -40,6 +41,7 @@ app.add_typer(_cache.app, name="cache")
 app.add_typer(_bank.app, name="bank")
 app.add_typer(_space.app, name="space")
 app.add_typer(_panel.app, name="panel")
+app.add_typer(_encoder.app, name="encoder")
 app.add_typer(_study.icl, name="icl")
 app.add_typer(_config.app, name="config")
 app.add_typer(_report.app, name="report")

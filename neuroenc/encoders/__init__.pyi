@@ -1,5 +1,10 @@
 from . import comparison as comparison, incontext as incontext, merge as merge, readout as readout
-from ._base import LinearEncoder as LinearEncoder, list_encoders as list_encoders, load_encoder as load_encoder
+from ._base import (
+    LinearEncoder as LinearEncoder,
+    encoder_folder as encoder_folder,
+    list_encoders as list_encoders,
+    load_encoder as load_encoder,
+)
 from ._card import EncoderCard as EncoderCard
 from ._carry import CarriedEncoder as CarriedEncoder, carry_over as carry_over
 from ._decode import identification_table as identification_table, identify as identify
@@ -12,6 +17,7 @@ from ._invariance import (
 )
 from ._labels import align_voxels as align_voxels, check_space as check_space, feature_space as feature_space
 from ._noise import NoiseCovariance as NoiseCovariance
+from ._share import encoder_table as encoder_table, pull_encoder as pull_encoder, push_encoder as push_encoder
 from ._width import cheapest as cheapest, layer_dim_sweep as layer_dim_sweep
 from .incontext import InContextEncoder as InContextEncoder
 from .linear._banded import BandedRidgeEncoder as BandedRidgeEncoder, simplex_candidates as simplex_candidates

@@ -472,7 +472,12 @@ def list_encoders() -> list[str]:
     >>> list_encoders()[:3]
     ['world-s1', 'world-s2', 'world-s3']
     """
-    return [p.parent.name for root in (_SHIPPED, pulled_dir()) for p in sorted(root.glob(f"*/{_KIND.record}"))]
+    return [*shipped_encoders(), *sorted(p.parent.name for p in pulled_dir().glob(f"*/{_KIND.record}"))]
+
+
+def shipped_encoders() -> list[str]:
+    """Names of the encoders that come with the package."""
+    return sorted(p.parent.name for p in _SHIPPED.glob(f"*/{_KIND.record}"))
 
 
 def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder:
