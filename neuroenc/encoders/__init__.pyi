@@ -15,6 +15,7 @@ from ._invariance import (
     invariance_index as invariance_index,
     transform_stimuli as transform_stimuli,
 )
+from ._invert import decode_features as decode_features, retrieve as retrieve
 from ._labels import align_voxels as align_voxels, check_space as check_space, feature_space as feature_space
 from ._noise import NoiseCovariance as NoiseCovariance
 from ._share import encoder_table as encoder_table, pull_encoder as pull_encoder, push_encoder as push_encoder

@@ -8,6 +8,7 @@ al. 2008), or by the likelihood of Gaussian noise with a covariance (Güçlü & 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -70,12 +71,13 @@ def candidate_scores(
         for at in parts:
             yield trials[at] @ gallery.T - half
         return
-    gallery, trials = (_unit(x, metric) for x in (gallery, trials))
+    gallery, trials = (centred_rows(x, metric) for x in (gallery, trials))
     for at in parts:
         yield trials[at] @ gallery.T
 
 
-def _unit(rows: np.ndarray, metric: str) -> np.ndarray:
+def centred_rows(rows: np.ndarray, metric: str) -> np.ndarray:
+    """Response patterns of unit norm, for "correlation" around their mean over voxels."""
     if metric == "correlation":
         rows = rows - rows.mean(axis=1, keepdims=True)
     size = np.sqrt(np.einsum("nv,nv->n", rows, rows))
@@ -177,7 +179,7 @@ def identify(
     >>> found = identify(predicted, predicted + 3 * rng.standard_normal((100, 50)), n_permutations=99)
     >>> found["accuracy"].sel(group="all", size=2).round(2).item(), found["top_k"].sel(k=1).values.round(2).tolist()
     (0.95, [0.48])
-    >>> found["top_k_p"].sel(k=1).values.tolist(), found["top_k_chance"].sel(k=1).round(3).item()
+    >>> found["top_k_p"].sel(k=1).values.tolist(), found["top_k_chance"].sel(k=1).item()
     ([0.01], 0.01)
     """
     metric = one_of("metric", metric, METRICS, aliases={"pearson": "correlation", "r": "correlation"})
@@ -217,7 +219,7 @@ def identify(
         if p_fold:
             p_value[g] = np.minimum(1.0, np.mean(p_fold, axis=0) * (1 if len(pairs) == 1 else 2))
     shares = np.concatenate([np.full(len(p.trials), 1 / len(p.gallery)) for p in pairs])
-    chance = np.array([1 / n if kind == "accuracy" else n * shares.mean() for kind, n in columns])
+    chance = np.array([1 / n if kind == "accuracy" else n * math.fsum(shares) / n_trials for kind, n in columns])
     trial = {k: ("trial", v) for k, v in _merged([p.coords for p in pairs]).items()}
     trial["fold"] = "trial", np.repeat(np.arange(len(pairs)), [len(p.trials) for p in pairs])
     group = {"group": [name for _, name in names], "kind": ("group", [kind for kind, _ in names])}

@@ -2,10 +2,21 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage
 
 from neuroenc import data, stats
-from neuroenc.encoders import NoiseCovariance, _decode, identify, ridge_residuals, ridge_weights
+from neuroenc.encoders import (
+    NoiseCovariance,
+    RidgeEncoder,
+    _decode,
+    _invert,
+    decode_features,
+    identify,
+    retrieve,
+    ridge_residuals,
+    ridge_weights,
+)
 
 FAST = {"n_permutations": 0, "n_bootstraps": 10}
 
@@ -179,3 +190,48 @@ def test_leave_one_out_residuals_are_those_of_fits_without_the_row(rng, shape, s
         rest = np.delete(np.arange(shape[0]), i)
         coef, intercept = ridge_weights(scaled[rest], Y[rest], alpha)
         assert np.allclose(found[i], Y[i] - scaled[i] @ coef - intercept)
+
+
+@pytest.mark.parametrize("n_features", [4, 30])
+def test_decoded_features_are_the_posterior_mean(rng, n_features):
+    """Against the joint Gaussian of features and responses, conditioned; more voxels than features, and fewer."""
+    bank = rng.standard_normal((200, n_features)) @ rng.standard_normal((n_features, n_features)) + 1
+    W, b = rng.standard_normal((n_features, 12)), rng.standard_normal(12)
+    bank[:, 0] = 3.0  # a dead unit
+    Y = bank @ W + b + rng.standard_normal((200, 12))
+    noise = NoiseCovariance.fit(rng.standard_normal((50, 12)) @ rng.standard_normal((12, 12)))
+    encoder = RidgeEncoder([1e-6]).fit(bank, Y)
+    found = decode_features(encoder, Y[:7], bank, noise=noise)
+    prior = NoiseCovariance.fit(bank[:, 1:])
+    C, m = np.zeros((n_features, n_features)), bank.mean(0)
+    C[1:, 1:] = prior.colour(np.eye(n_features - 1)).T @ prior.colour(np.eye(n_features - 1))
+    S = noise.colour(np.eye(12)).T @ noise.colour(np.eye(12))
+    w = encoder.coef_
+    gain = C @ w @ np.linalg.inv(w.T @ C @ w + S)
+    assert np.allclose(found["features"], m + (Y[:7] - m @ w - encoder.intercept_) @ gain.T, atol=1e-6)
+    assert np.allclose(found["sd"] ** 2, np.diag(C - gain @ w.T @ C), atol=1e-6)
+    assert found["resolved"][0] == 0
+    assert found["features"][0, 0] == 3
+
+
+def test_retrieval_from_a_bank(rng, monkeypatch):
+    """As identification where the stimuli shown are in the bank; others like them where they are not."""
+    X, W = rng.standard_normal((400, 5)), rng.standard_normal((5, 40))
+    ids = np.array([f"s{n:03d}" for n in range(400)])
+    features = data.make_features(X, stimulus=ids)
+    Y = labelled(X @ W + rng.standard_normal((400, 40)), ids)
+    encoder = RidgeEncoder([1.0]).fit(features[:200], Y[:200])
+    noise = NoiseCovariance.fit(Y[:200] - encoder.predict(features[:200]))
+    for metric in ("correlation", "likelihood"):
+        found = retrieve(encoder, Y[200:220], features[100:], k=3, metric=metric, noise=noise, shown=features)
+        whole = identify(encoder.predict(features[100:]), Y[200:220], metric=metric, noise=noise, **FAST)
+        assert np.array_equal(whole["predicted_stimulus"][0], found["retrieved"][:, 0])
+        monkeypatch.setattr(_invert, "_ROWS", 37)
+        again = retrieve(encoder, Y[200:220], features[100:], k=3, metric=metric, noise=noise, shown=features)
+        xr.testing.assert_allclose(found, again)
+        absent = retrieve(encoder, Y[200:220], features[300:], k=3, metric=metric, noise=noise, shown=features)
+        assert absent["percentile"].mean() > 0.8
+    with pytest.raises(ValueError, match="width 5"):
+        retrieve(encoder, Y[:2], rng.standard_normal((9, 4)))
+    with pytest.raises(ValueError, match="width 4"):
+        decode_features(encoder, Y[:2], rng.standard_normal((9, 4)), noise=noise)
