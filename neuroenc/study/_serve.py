@@ -66,16 +66,18 @@ class Served:
         for start in range(0, len(pictures), 16):
             predicted = predictor.predict(pictures.sel(pictures.ids[start : start + 16]))
             means.append(region_responses(predicted, voxels).pivot(index="stimulus", columns="roi", values="mean"))
-            top = max(top, float(np.quantile(np.abs(predicted.values), 0.99, axis=1).max()))
-        self.reference = pd.concat(means)
+            # Voxels of an encoder may have no number at all.
+            known = [np.abs(row[np.isfinite(row)]) for row in predicted.values]
+            top = max([top, *(float(np.quantile(row, 0.99)) for row in known if len(row))])
+        self.reference = pd.concat(means).dropna(axis=1)
         card = predictor.card
         units = "z" if card.units == "z" or card.zscored in ("session", "run") else card.units
-        told = (
-            f"Mean and SD are over the voxels of a region. Percentile: of {len(pictures)} reference pictures ({what}),"
+        told = f"Mean and SD are over the voxels of a region. Percentile: of {len(pictures)} reference pictures "
+        told += (
+            f"({what}), how many in a hundred have a lower predicted mean; the line behind a bar spans 90 % of them."
         )
-        told += " how many in a hundred have a lower predicted mean; the line behind a bar spans 90 % of them."
         self.view = prediction_view(voxels) | {"name": name, "title": card.title, "units": units, "scale": top or 1.0}
-        self.view["regionScale"] = 1.1 * float(self.reference.abs().to_numpy().max()) or 1.0
+        self.view["regionScale"] = 1.1 * float(self.reference.abs().to_numpy().max(initial=0)) or 1.0
         self.view["ranges"] = {roi: self.reference[roi].quantile([0.05, 0.95]).tolist() for roi in self.reference}
         limits = [f"Not good for: {' '.join(card.limits)}"] if card.limits else []
         self.view |= {"meaning": [card.meaning, told, *limits], "facts": _facts(card)}
@@ -85,8 +87,6 @@ class Served:
         image, changes = read_picture(content, "this file", most_pixels=MOST_PIXELS)
         shown = Stimuli(np.array(["picture"]), np.asarray(image)[None])
         predicted = self.predictor.predict(shown)
-        if not np.isfinite(predicted.values).all():
-            raise DataError(f"{self.name} predicts values that are not finite. Next step: fit it anew.")
         regions = region_responses(predicted, self.predictor.voxels, self.reference).drop(columns="stimulus")
         width, height = image.size
         return {

@@ -108,6 +108,20 @@ def test_predictions_are_those_of_the_encoder_by_voxel_and_by_region(server, ask
         assert row["median_r"] == pytest.approx(np.median(predictor.voxels["r"].values[mask]))
 
 
+def test_voxels_without_a_number_are_left_out(server, ask, monkeypatch):
+    monkeypatch.setitem(server._encoders, "gaps", ColourPredictor(6, placed=False, unknown=[0, 1, 4]))
+    status, _, view = ask("GET", "encoder?name=gaps")
+    assert status == 200
+    # All of FFA is unknown, half of V1.
+    assert list(view["ranges"]) == ["PPA", "V1"]
+    status, _, found = ask("POST", "predict?encoder=gaps", encoded(Image.new("RGB", (9, 9), (200, 30, 90))))
+    assert status == 200
+    v1, ffa, _ = found["regions"]
+    assert ffa["mean"] is None
+    assert ffa["percentile"] is None
+    assert v1["sd"] == 0
+
+
 def test_the_card_says_what_a_value_means_and_how_well_voxels_are_predicted(ask):
     _, _, found = ask("GET", "encoder?name=colours")
     assert found["meaning"][0] == "1 is one standard deviation."

@@ -9,9 +9,13 @@ import xarray as xr
 
 
 class ColourPredictor:
-    """Predicts ``z`` of ``n_voxels`` voxels of V1, FFA and PPA; ``placed`` puts them on fsaverage5."""
+    """Predicts ``z`` of ``n_voxels`` voxels of V1, FFA and PPA; ``placed`` puts them on fsaverage5.
 
-    def __init__(self, n_voxels=30, placed=True, seed=0):
+    Those at the positions ``unknown`` have no number.
+    """
+
+    def __init__(self, n_voxels=30, placed=True, seed=0, unknown=None):
+        self.unknown = unknown
         rng = np.random.default_rng(seed)
         self.weights = rng.standard_normal((27, n_voxels)).astype(np.float32)
         coords = {"voxel": np.arange(100, 100 + n_voxels)}
@@ -44,4 +48,7 @@ class ColourPredictor:
             image = stimuli.image(str(name)).convert("RGB").resize((3, 3))
             rows.append(np.asarray(image, np.float32).ravel() / 255 - 0.5)
         coords = {"stimulus": stimuli.ids, **self.voxels.coords}
-        return xr.DataArray(np.stack(rows) @ self.weights, dims=("stimulus", "voxel"), coords=coords)
+        predicted = np.stack(rows) @ self.weights
+        if self.unknown is not None:
+            predicted[:, self.unknown] = np.nan
+        return xr.DataArray(predicted, dims=("stimulus", "voxel"), coords=coords)

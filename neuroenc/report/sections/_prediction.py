@@ -23,9 +23,10 @@ def region_responses(
 ) -> pd.DataFrame:
     """Predicted response of every region to each stimulus, beside how well the region is predicted.
 
-    The response of a region is the mean over its voxels, ``mean_v y_sv``. Its percentile is the share of reference
-    pictures whose predicted response of the same region is lower (ties count half), in percent: predictions of
-    regularised encoders vary less than responses do, so that the value alone does not say whether it is high.
+    The response of a region is the mean over those of its voxels that have one, ``mean_v y_sv``. Its percentile is the
+    share of reference pictures whose predicted response of the same region is lower (ties count half), in percent:
+    predictions of regularised encoders vary less than responses do, so that the value alone does not say whether it is
+    high.
 
     Parameters
     ----------
@@ -74,10 +75,11 @@ def region_responses(
     rows = []
     for name, values in zip(predicted["stimulus"].values, predicted.values.astype(float)):
         for roi, mask in masks.items():
-            mean = float(values[mask].mean())
-            row = {"stimulus": str(name), "roi": roi, "n_voxels": int(mask.sum()), "mean": mean}
-            row |= {"sd": float(values[mask].std()), "percentile": np.nan}
-            if reference is not None and roi in reference and len(reference):
+            kept = values[mask & np.isfinite(values)]
+            mean, sd = (float(kept.mean()), float(kept.std())) if len(kept) else (np.nan, np.nan)
+            row = {"stimulus": str(name), "roi": roi, "n_voxels": int(mask.sum()), "mean": mean, "sd": sd}
+            row["percentile"] = np.nan
+            if reference is not None and roi in reference and len(reference) and len(kept):
                 others = reference[roi].to_numpy(float)
                 row["percentile"] = 100 * float((others < mean).mean() + 0.5 * (others == mean).mean())
             rows.append(row | {key: median(known, mask) for key, known in scores.items()})

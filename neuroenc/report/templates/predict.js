@@ -54,13 +54,13 @@
   const describe = (v) => {
     const own = values(), facts = [encoder.rois[v].join(", "), encoder.place[v]].filter(Boolean).join(" · ");
     const held = encoder.r[v] === null ? "held-out r not recorded" : `held-out r ${said(encoder.r[v])}`;
-    return [make("b", { text: own ? `${said(own[v], digits())} ${encoder.units}` : `Voxel ${encoder.voxel[v]}` }),
+    return [make("b", { text: Number.isFinite(own?.[v]) ? `${said(own[v], digits())} ${encoder.units}` : `Voxel ${encoder.voxel[v]}` }),
       make("span", { text: `voxel ${encoder.voxel[v]}${facts ? ` · ${facts}` : ""}` }), make("span", { text: held })];
   };
   const map = new VoxelMap($("map"), $("tip"), { describe, pick: (v) => map.mark(v), announce: (text) => { $("where").textContent = text; } });
   const paint = () => {
     const own = values(), top = encoder.scale;
-    map.paint(encoder.voxel.map((_, v) => (own ? mix(RAMP, (own[v] + top) / (2 * top)) : "")), encoder.r.map(well));
+    map.paint(encoder.voxel.map((_, v) => (Number.isFinite(own?.[v]) ? mix(RAMP, (own[v] + top) / (2 * top)) : "")), encoder.r.map(well));
   };
   const views = () => {
     if (!encoder.maps.some((one) => one.kind === kind)) kind = encoder.maps[0].kind;
@@ -105,11 +105,12 @@
     const heads = [["Region"], [against ? "Difference" : "Mean"], [encoder.units, "num"],
       ...(against ? [["this", "num"], ["other", "num"]] : [["SD", "num"], ["percentile", "num"]]), ["held-out r"], ["", "num"], ["voxels", "num"]];
     const rows = own.regions.map((row, k) => {
-      const mean = against ? row.mean - result(against).regions[k].mean : row.mean;
+      const before = against && result(against).regions[k].mean;
+      const mean = !against || row.mean === null ? row.mean : before === null ? null : row.mean - before;
       const number = (value, n = digits()) => make("td", { className: "num", text: said(value, n) });
       const shown = [make("th", { scope: "row", text: row.roi }), make("td", {}, span(mean, against ? null : encoder.ranges[row.roi])),
         make("td", { className: "num" }, make("b", { text: said(mean, digits()) })),
-        ...(against ? [number(row.mean), number(result(against).regions[k].mean)] : [number(row.sd), number(row.percentile, 0)]),
+        ...(against ? [number(row.mean), number(before)] : [number(row.sd), number(row.percentile, 0)]),
         held(row), number(row.median_r, 2), make("td", { className: "num", text: row.n_voxels.toLocaleString("en") })];
       return make("tr", { className: well(row.median_r) ? "" : "faint" }, ...shown);
     });
@@ -159,7 +160,7 @@
     if (!seen.includes(picture)) seen.push(picture);
     current = picture;
     redraw();
-    const best = [...result(picture).regions].sort((a, b) => b.mean - a.mean)[0];
+    const best = result(picture).regions.reduce((a, b) => (b.mean > (a.mean ?? -Infinity) ? b : a));
     tell(`${picture.name}: ${best.roi} responds most, ${said(best.mean, digits())} ${encoder.units}.`);
     document.documentElement.dataset.shown = String(seen.indexOf(picture));
   };
@@ -193,7 +194,7 @@
     const cell = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
     const done = seen.filter(result);
     const lines = [["voxel", "roi", "place", "r", ...done.map((picture, k) => `${k + 1} ${picture.name}`)]];
-    encoder.voxel.forEach((name, v) => lines.push([name, encoder.roi[v], encoder.place[v], String(encoder.r[v] ?? ""), ...done.map((p) => String(result(p).values[v]))]));
+    encoder.voxel.forEach((name, v) => lines.push([name, encoder.roi[v], encoder.place[v], String(encoder.r[v] ?? ""), ...done.map((p) => (Number.isFinite(result(p).values[v]) ? String(result(p).values[v]) : ""))]));
     const address = URL.createObjectURL(new Blob([lines.map((line) => line.map(cell).join(",")).join("\n"), "\n"], { type: "text/csv" }));
     make("a", { href: address, download: `predicted-${encoder.name.replace(/[^\w.-]+/g, "-")}.csv` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 10000);
