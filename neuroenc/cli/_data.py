@@ -12,7 +12,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.cli._cache import size_text
 from neuroenc.cli._errors import clean_errors
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: list, show, fetch, verify, describe, assembly.")
+app = typer.Typer(no_args_is_help=True, help="Data sets: list, show, fetch, verify, describe, assembly, atlas.")
 
 Name = Annotated[str, typer.Argument(help="Data set, as in `neuroenc data list`.")]
 Dest = Annotated[
@@ -79,6 +79,25 @@ def fetch(
     folder = fetch_files(manifest, dest=dest, mirror=mirror, files=file or None, progress=not quiet)
     chosen = manifest.select(file or None)
     typer.echo(f"{len(chosen)} files ({size_text(sum(f.size for f in chosen))}) verified in {folder}")
+
+
+@app.command()
+@clean_errors
+def atlas(
+    name: Annotated[str, typer.Argument(help="Atlas whose regions are listed; all atlases where left out.")] = "",
+) -> None:
+    """Atlases of the cortex on this machine, or the regions of one with their numbers of vertices."""
+    from neuroenc.data import atlas_table, list_atlases, load_atlas
+
+    if name:
+        about = load_atlas(name).attrs
+        typer.echo(f"{name}: {about['title']}\n  space     {about['space']}\n  files     {about['files']}")
+        typer.echo(f"  licence   {about['licence']}\n  citation  {about['citation']}\n")
+        typer.echo(atlas_table(name).to_string())
+        return
+    for one, row in list_atlases().iterrows():
+        typer.echo(f"{one:<18} {row['space']:<10} {row['title']}")
+        typer.echo(f"{'':<18} {'in ' + row['found'] if row['found'] else 'not found. Next step: ' + row['step']}")
 
 
 @app.command()

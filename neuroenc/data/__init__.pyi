@@ -1,5 +1,12 @@
 from . import simulate as simulate
 from ._align import align as align, in_roi as in_roi, match as match, roi_names as roi_names
+from ._atlas import (
+    add_atlas as add_atlas,
+    atlas_regions as atlas_regions,
+    atlas_table as atlas_table,
+    list_atlases as list_atlases,
+    load_atlas as load_atlas,
+)
 from ._build import check_place as check_place, make_features as make_features, make_responses as make_responses
 from ._files import (
     Manifest as Manifest,

@@ -115,8 +115,10 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray | N
         values = stacked[0] if len(arrays) == 1 else stacked
         return values, np.arange(stacked.shape[1]), names if len(set(names)) == len(names) else [], regions
     data = np.asarray(image_values(image, "surface"))
-    frames = data.reshape(len(data), -1).T
-    return (frames[0] if len(frames) == 1 else frames), np.arange(len(data)), [], None
+    # Vertices lie along any one of the three axes of the volume that the format is made for.
+    along = int(np.prod(data.shape[:3])) if sum(n > 1 for n in data.shape[:3]) <= 1 else len(data)
+    frames = data.reshape(along, -1).T
+    return (frames[0] if len(frames) == 1 else frames), np.arange(along), [], None
 
 
 def _told(path: Path, read: Any) -> Any:

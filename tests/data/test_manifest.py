@@ -6,6 +6,7 @@ from neuroenc.data._files import manifest_dir
 
 NAMES = [
     "algonauts2023",
+    "atlases-fsaverage",
     "bold5000",
     "bold5000-weights",
     "clip-text-concepts",

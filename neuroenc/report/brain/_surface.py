@@ -7,7 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
+from neuroenc import data
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
@@ -42,6 +44,7 @@ def plot_surface(
     *,
     alpha: Any = None,
     rois: Any = None,
+    outlines: Any = None,
     mesh: str = "inflated",
     label: str = "",
     alpha_label: str = "",
@@ -70,6 +73,9 @@ def plot_surface(
         Opacity, for example accuracy: 0 at the lower end of ``alpha_range``, 1 at the upper one.
     rois : True, str, sequence of str, or mapping of str to bool array (voxel,), optional
         Regions to outline and name: all of the coordinate ``roi``, some of them, or masks.
+    outlines : str or DataArray (voxel,) of str, optional
+        An atlas to outline whole, whether its vertices were measured or not: a name of `neuroenc.data.list_atlases`, or
+        region names with ``vertex`` and ``hemi``, as `neuroenc.data.load_atlas` gives them.
     mesh : {"inflated", "flat"}
     label, alpha_label : str
         Texts at the colour bar; by default names and units of DataArrays.
@@ -91,7 +97,8 @@ def plot_surface(
     Raises
     ------
     DataError
-        If vertices do not fit fsaverage5, lengths or voxel ids differ, or voxels have no vertices.
+        If vertices do not fit fsaverage5, lengths or voxel ids differ, voxels have no vertices, or the atlas is not
+        found or lies on another mesh.
     ConfigError
         If a view, mesh or region is unknown.
     ModuleNotFoundError
@@ -118,7 +125,7 @@ def plot_surface(
     place = coordinate(values, "vertex", vertex, where), coordinate(values, "hemi", hemi, where)
     index, side = _vertex_table(*place, n)
     painter = Painter(values, cmap, (vmin, vmax), colours, (alpha, alpha_range, alpha_label))
-    masks = region_masks(rois, values, n)
+    masks, atlas = region_masks(rois, values, n), _atlas_masks(outlines)
 
     def painted(h: str) -> np.ndarray:
         """Colour of every triangle of a hemisphere."""
@@ -133,7 +140,7 @@ def plot_surface(
         return painter.colours(*layers)
 
     def regions(h: str) -> dict[str, np.ndarray]:
-        found = {}
+        found = dict(atlas[h])
         for name, mask in masks.items():
             found[name] = np.zeros(meshes.N_VERTICES, bool)
             found[name][index[mask & (side == h)]] = True
@@ -145,6 +152,21 @@ def plot_surface(
     if mesh == "flat":
         return _flat_figure(flat_windows(index, side, 12.0), painter.room, painted, regions, key)
     return _inflated_figure(views, painter.room, painted, regions, key)
+
+
+def _atlas_masks(outlines: Any) -> dict[str, dict[str, np.ndarray]]:
+    """Vertices of fsaverage5 in each region of an atlas, by hemisphere."""
+    if outlines is None:
+        return {"L": {}, "R": {}}
+    atlas = data.load_atlas(outlines) if isinstance(outlines, str) else outlines
+    mesh = np.arange(meshes.N_VERTICES)
+    masks = {}
+    for h in "LR":
+        where = {"vertex": ("voxel", mesh), "hemi": ("voxel", np.full(len(mesh), h))}
+        on_mesh = xr.DataArray(np.zeros(len(mesh)), dims="voxel", coords=where, attrs={"space": "fsaverage5"})
+        names = data.atlas_regions(on_mesh, atlas)
+        masks[h] = {str(name): names == name for name in np.unique(names) if name}
+    return masks
 
 
 def _inflated_figure(views: Sequence[str], room: float, painted: Any, regions: Any, key: Any) -> Any:

@@ -76,7 +76,10 @@ class DataConfig(Table):
         For NIfTI: 3-D image whose nonzero voxels are analysed.
     rois
         For NIfTI: regions by name. A 3-D image, ``"labels.nii.gz:1"`` (the voxels of one label), or ``{ file =
-        "labels.nii.gz", label = 1 }``.
+        "labels.nii.gz", label = 1 }``. For voxels with vertices: the name of an atlas, ``rois = "wang15"``; the same as
+        ``atlas``.
+    atlas
+        For voxels with vertices, of a data set too: an atlas of `neuroenc.data.list_atlases`, whose regions are added.
     images
         Folder of the pictures; a file's name without its ending is its stimulus' id.
     captions
@@ -95,10 +98,31 @@ class DataConfig(Table):
     samples: File = ""
     mask: File = ""
     rois: dict[str, File | RegionConfig] = {}
+    atlas: str = ""
     images: File = ""
     captions: File = ""
     zscore: Literal["auto", "none", "session", "run"] = "auto"
     average: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _atlas_by_name(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and isinstance(given.get("rois"), str):
+            if given.get("atlas"):
+                raise ConfigError(f"rois = {given['rois']!r} and atlas = {given['atlas']!r}; leave one of them out.")
+            return {**{k: v for k, v in given.items() if k != "rois"}, "atlas": given["rois"]}
+        return given
+
+    @field_validator("atlas")
+    @classmethod
+    def _known_atlas(cls, name: str) -> str:
+        if name:
+            from neuroenc.data import list_atlases
+
+            known = list_atlases().index
+            if name not in known:
+                raise ConfigError(unknown_name("atlas", name, known))
+        return name
 
     @field_validator("rois")
     @classmethod

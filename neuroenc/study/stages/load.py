@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,10 @@ def load(study: Study) -> dict[str, Any]:
         parts = [load_data(config.data, study.mirror, study.progress, **one) for one in joined or [{}]]
     by_row = config.evaluation.scheme in ("run", "session")
     subjects = []
+    atlas = data.load_atlas(config.data.atlas) if config.data.atlas else None
     for number, part in enumerate(parts):
+        if atlas is not None and part.responses is not None:
+            part = replace(part, responses=data.add_atlas(part.responses, atlas))
         single = prepare_responses(part, config.data, keep_presentations=True)
         responses = single if by_row else prepare_responses(part, config.data, keep_presentations=False)
         name = "subject" if len(parts) == 1 else str(number)
