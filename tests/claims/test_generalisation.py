@@ -1,8 +1,8 @@
 """Claims about splits that generalise (re:vision, LAION-fMRI) and about leakage. Fixed before the first run:
 
-1. 900 scenes of the simulated world, cortex of 200 voxels, ridge on the world's CLIP, three seeds: median r over voxels
-   is lower by .02 or more where one of five clusters of features is held out than in five random folds, and lower by .02
-   or more where all scenes of one family are. Control: clusters whose labels are shuffled over scenes cost less than .02.
+1. 900 scenes of the simulated world, cortex of 200 voxels, ridge on the world's CLIP, three seeds: median r over
+   voxels is lower by .02 or more where one of five clusters of features is held out than in five random folds, and by .02 or
+   more where all scenes of one family are. Control: clusters whose labels are shuffled over scenes cost less than .02.
    No margin for families against clusters: which is harder is told.
 2. 500 scenes that are not near duplicates of each other, 100 of them under a second name, brighter and with noise on
    their pixels, with responses of their own; features that can learn pictures by heart (768 random features of pixels
@@ -11,7 +11,10 @@
    Control: without the second names no split is flagged, and the two schemes differ by less than .02.
 3. The split of most alike distributions (matched) has a smaller mean discrepancy than 95 % of random splits.
 
-Measured:
+Measured: random .417, .403, .407; clusters .342, .325, .334; families .322, .333, .329; shuffled clusters .421, .404,
+.404. With second names .200, .238, .253 against .177, .202, .221 by near duplicates; without them .182, .205, .214 both
+ways. The slope of accuracy over similarity is .13 to .16 with second names and .18 to .22 without any: it tells of
+stimuli that have neighbours, not of leakage, and only the other split tells what duplicates add.
 """
 
 from __future__ import annotations
@@ -101,7 +104,7 @@ def twice(seed, n=500, doubles=100):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_planted_doubles_are_found_and_what_they_add_is_shown(seed):
-    given, pairs, ids = twice(seed)
+    given, pairs, _ = twice(seed)
     plain = summary(given)
     table, (folds,) = plain.leakage["table"].query("space == 'pixels'"), plain.splits
     names = given["responses"]["stimulus"].values
