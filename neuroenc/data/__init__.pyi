@@ -48,6 +48,14 @@ from ._rendered_text import (
     perturb_text as perturb_text,
     render_text as render_text,
 )
+from ._series import (
+    clean_timeseries as clean_timeseries,
+    is_series as is_series,
+    make_timeseries as make_timeseries,
+    resample_to_volumes as resample_to_volumes,
+    series_tr as series_tr,
+    volume_numbers as volume_numbers,
+)
 from ._splits import (
     check_disjoint as check_disjoint,
     check_unseen as check_unseen,

@@ -14,9 +14,10 @@ from neuroenc._core.errors import DataError, unknown_name
 from neuroenc.data._align import match, stimulus_ids
 from neuroenc.data._build import string_ids
 from neuroenc.data._preprocess import group_ids
+from neuroenc.data._series import block_folds, is_series
 
 _SHARED = ("error", "drop", "keep")
-_KINDS = ("stimulus", "session", "run")
+_KINDS = ("stimulus", "session", "run", "block")
 
 
 def check_disjoint(train: Any, test: Any) -> None:
@@ -139,6 +140,7 @@ def split_by_stimulus(
     if isinstance(test, str):
         test = [test]
     if isinstance(test, (float, int, np.number, np.bool_)):
+        _refuse_volumes(responses, True)
         share = isinstance(test, (float, np.floating))
         number = round(float(test) * unique.size) if share and 0 < test < 1 else 0 if share else int(test)
         if not 0 < number < unique.size or isinstance(test, (bool, np.bool_)):
@@ -157,6 +159,15 @@ def split_by_stimulus(
                 + " Next step: neuroenc.data.shared_test takes those of a list that do occur."
             )
     return _two_sides(responses, np.isin(ids, chosen), f"test={len(chosen)} stimuli")
+
+
+def _refuse_volumes(responses: xr.DataArray, drawn: bool) -> None:
+    if drawn and is_series(responses):
+        raise DataError(
+            f"the {len(responses)} rows are volumes of a time series: drawn one by one, test volumes lie between their "
+            "neighbours in training, which are nearly the same. Next step: whole runs (folds(responses, 'run')), or "
+            "folds(responses, 'block', gap=10) within a run."
+        )
 
 
 def shared_test(responses: xr.DataArray, ids: Iterable[str]) -> tuple[xr.DataArray, xr.DataArray]:
@@ -255,23 +266,28 @@ def folds(
     *,
     shared: str = "error",
     groups: xr.DataArray | None = None,
+    gap: int = 10,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cross-validation folds over the rows, by scikit-learn's splitters.
 
     Parameters
     ----------
     responses : DataArray (presentation, voxel) or (stimulus, voxel)
-    kind : {"stimulus", "session", "run"}
+    kind : {"stimulus", "session", "run", "block"}
         "stimulus": shuffled ``KFold`` over unique stimuli; "session", "run": ``LeaveOneGroupOut``, or
-        shuffled ``GroupKFold`` where ``n_splits`` is given.
+        shuffled ``GroupKFold`` where ``n_splits`` is given. "block", of time series: each run is cut into ``n_splits``
+        pieces in time, of which one is left out.
     n_splits : int, optional
-        5 by default for stimuli, one per group otherwise.
+        5 by default for stimuli and blocks, one per group otherwise.
     seed : int
     shared : {"error", "drop", "keep"}
         As in :func:`split_by`.
     groups : DataArray (stimulus,), optional
         With "stimulus": a label of every stimulus, such as from :func:`near_duplicates` or :func:`feature_clusters`;
         stimuli of one label stay together. Without ``n_splits`` one label is left out at a time.
+    gap : int
+        Of "block": volumes on both sides of a test block that are neither trained on nor tested in that fold, so that
+        neighbours in time are not on both sides. At least the length of the hemodynamic response.
 
     Returns
     -------
@@ -281,7 +297,8 @@ def folds(
     Raises
     ------
     DataError
-        Too few groups, a stimulus without a label, or a stimulus on both sides.
+        Too few groups, a stimulus without a label, a stimulus on both sides, or single volumes of a time series drawn as
+        stimuli.
 
     Examples
     --------
@@ -293,7 +310,11 @@ def folds(
     one_of("value of shared", shared, _SHARED)
     check_whole("seed", seed, least=0)
     one_of("kind of folds", kind, _KINDS)
+    check_whole("gap", gap, least=0)
     ids = stimulus_ids(responses)
+    if kind == "block":
+        return block_folds(responses, 5 if n_splits is None else check_whole("n_splits", n_splits, least=2), gap)
+    _refuse_volumes(responses, kind == "stimulus" and groups is None)
     if groups is not None:
         one_of("kind of folds with groups", kind, ("stimulus",))
         kind, (labels, number) = "group", np.unique(match(groups, responses).values, return_inverse=True)

@@ -8,6 +8,7 @@ from ._base import (
 from ._card import EncoderCard as EncoderCard
 from ._carry import CarriedEncoder as CarriedEncoder, carry_over as carry_over
 from ._decode import identification_table as identification_table, identify as identify
+from ._delays import Delayer as Delayer, lag_profile as lag_profile
 from ._depth import concept_depth as concept_depth
 from ._folds import resolve_folds as resolve_folds
 from ._invariance import (
