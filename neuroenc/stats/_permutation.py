@@ -330,7 +330,8 @@ def permutation_test(
     Raises
     ------
     ValueError
-        Unknown names, blocks missing or of unequal size for ``"whole"``, only one arrangement.
+        Unknown names, blocks missing or of unequal size for ``"whole"``, only one arrangement, or volumes of a time
+        series (labelled, with the coordinate ``time``) that ``"samples"`` or ``"within"`` would shuffle.
 
     Warns
     -----
@@ -363,6 +364,12 @@ def permutation_test(
     y2, p2, shape = _blocks.as_pair(y, yhat)
     n, n_voxels = y2.shape
     mode, rows = _check_mode(mode, match_rows(y, blocks, ("y", "blocks")), n)
+    if mode in ("samples", "within") and "time" in getattr(y, "coords", ()):
+        raise DataError(
+            f"the {n} samples are volumes of a time series, and mode={mode!r} shuffles them: without their "
+            "autocorrelation far more than 5 % of voxels without any effect pass at p < 0.05. "
+            "Next step: mode='shift', with runs as blocks."
+        )
     log_total = _log_arrangements(mode, rows)
     exhaustive = log_total <= math.log(n_permutations + 1) + 1e-9
     if log_total < 1e-9:

@@ -20,7 +20,7 @@ def evaluate(
     *,
     repeats: xr.DataArray | None = None,
     permutations: int = 1000,
-    permutation_mode: Literal["samples", "within", "whole", "shift"] = "samples",
+    permutation_mode: Literal["auto", "samples", "within", "whole", "shift"] = "auto",
     seed: int = 0,
 ) -> xr.Dataset:
     r"""Accuracy of a fitted encoder on held-out responses, against their noise ceiling and against chance.
@@ -37,7 +37,7 @@ def evaluate(
         Single presentations for the ceiling, where ``Y`` is averaged already.
     permutations : int
         Of rows against predictions; 0 leaves p and q out.
-    permutation_mode : {"samples", "within", "whole", "shift"}
+    permutation_mode : {"auto", "samples", "within", "whole", "shift"}
         "within" shuffles rows of a run (or session) among themselves, "whole" and "shift" exchange or rotate runs.
     seed : int
 

@@ -93,7 +93,7 @@ def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLi
 
 
 def _check_data(config: DataConfig, mirror: str | os.PathLike[str] | None) -> None:
-    if config.name == "world":
+    if config.name in ("world", "movie"):
         return
     if config.name:
         manifest = data.load_manifest(config.name)

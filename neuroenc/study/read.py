@@ -17,6 +17,7 @@ from typing import Any
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import read_text
 from neuroenc.study.config import (
+    ALWAYS,
     COMPARED,
     FEATURES,
     OPTIONAL,
@@ -333,7 +334,7 @@ def dump_config(config: StudyConfig) -> str:
 
     table = config.model_dump(exclude_none=True)
     for space in table["features"].values():
-        for key in set(space) - {"kind", "standardise", *FEATURES[space["kind"]]}:
+        for key in set(space) - {*ALWAYS, *FEATURES[space["kind"]]}:
             del space[key]
     return tomlkit.dumps(_without_empty(table))
 
@@ -359,7 +360,7 @@ def list_examples(command: str = "run") -> list[str]:
     """Names of the shipped configs that a command can read.
 
     >>> list_examples()
-    ['haxby', 'haxby-slice', 'nsd', 'v4']
+    ['haxby', 'haxby-slice', 'movie', 'nsd', 'v4']
     >>> list_examples("compare")
     ['v4', 'world']
     """

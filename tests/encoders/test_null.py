@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -150,3 +151,22 @@ def test_predictions_that_are_constant_are_no_evidence():
         cross_validated_p(X, y, folds[1:], np.full((11, 2), 1.0))
     with pytest.raises(ConfigError, match="did you mean 'shared'"):
         cross_validated_p(X, y, folds, np.full((12, 2), 1.0), null="shard")
+
+
+def test_rotated_series_keep_their_autocorrelation():
+    """Shuffled volumes inflate false positives of a series without any effect; rotated runs do not."""
+    rng = np.random.default_rng(0)
+    n, v = 240, 60
+    noise = lfilter([1.0], [1, -0.9], rng.standard_normal((n + 100, v + 4)), axis=0)[100:]
+    x, y, run = noise[:, :4], noise[:, 4:], np.repeat(np.arange(4), n // 4)
+    folds = [(np.flatnonzero(run != k), np.flatnonzero(run == k)) for k in range(4)]
+    how = {"groups": run, "n_permutations": 199, "seed": 1}
+    rates = {}
+    for shift in (False, True):
+        p, facts = cross_validated_p(x, y, folds, np.full((4, v), 50.0), shift=shift, **how)
+        rates[shift], null = float((p < 0.05).mean()), facts["null"]
+    assert rates[False] > 0.15
+    assert rates[True] < 0.12
+    assert null == "refit"
+    with pytest.raises(ConfigError, match="autocorrelation"):
+        cross_validated_p(x, y, folds, np.ones((4, v)), shift=True, null="shared")

@@ -8,6 +8,7 @@ from ._lexicon import (
     names_member as names_member,
     scenes_showing as scenes_showing,
 )
+from ._movie import hemodynamic_response as hemodynamic_response, simulate_movie as simulate_movie
 from ._nsd_tree import nsd_tree as nsd_tree
 from ._nuisances import Nuisances as Nuisances
 from ._readout_populations import (

@@ -126,14 +126,14 @@ def _correlation(sums: np.ndarray, square: np.ndarray | float, n: int) -> np.nda
     return np.where(known, np.clip(cross / scale, -1.0, 1.0), -1.0)
 
 
-def _orders(groups: np.ndarray, n_permutations: int, seed: int) -> Iterator[np.ndarray]:
-    """Orders of the rows in which every group keeps its own."""
+def _orders(groups: np.ndarray, n_permutations: int, seed: int, shift: bool = False) -> Iterator[np.ndarray]:
+    """Orders of the rows in which every group keeps its own, shuffled or rotated."""
     rng = np.random.default_rng(seed)
     rows = [np.flatnonzero(groups == g) for g in np.unique(groups)]
     for _ in range(n_permutations):
         order = np.empty(len(groups), dtype=np.intp)
         for inside in rows:
-            order[inside] = rng.permutation(inside)
+            order[inside] = np.roll(inside, rng.integers(len(inside))) if shift else rng.permutation(inside)
         yield order
 
 
@@ -170,6 +170,7 @@ def cross_validated_p(
     *,
     scale: bool = False,
     groups: np.ndarray | None = None,
+    shift: bool = False,
     n_permutations: int = 1000,
     null: str = "auto",
     seed: int = 0,
@@ -195,6 +196,10 @@ def cross_validated_p(
         Features are scaled to unit variance over each fold's training rows.
     groups : array (n,), optional
         Shuffle within these (runs) only.
+    shift : bool
+        Rotate the responses of each group in time by a random number of rows instead of shuffling them, so that each
+        voxel keeps its autocorrelation; rows of a group stand in order of time. For time series, whose volumes are not
+        exchangeable. Responses are refitted, voxel by voxel.
     n_permutations : int
     null : {"auto", "refit", "shared"}
         ``"refit"`` permutes the responses of every voxel. ``"shared"`` permutes one set of normal scores, the same
@@ -224,13 +229,15 @@ def cross_validated_p(
     True
     """
     one_of("null", null, _NULLS)
+    if shift and null == "shared":
+        raise ConfigError("null='shared' shuffles normal scores, without autocorrelation. Next step: null='refit'.")
     n, v = responses.shape
     groups = np.zeros(n) if groups is None else groups
     design = _Folds(features, folds, scale)
     alphas = np.asarray(alphas, dtype=np.float64)
     width = max(1, _BLOCK_BYTES // (8 * n))
     blocks = [slice(a, min(a + width, v)) for a in range(0, v, width)]
-    share = null == "shared" or (null == "auto" and n >= _SHARED_ROWS)
+    share = null == "shared" or (null == "auto" and n >= _SHARED_ROWS and not shift)
     refit, out, used = np.full(v, not share), np.empty(v), n_permutations
     if share:
         measured = np.empty(v)
@@ -249,7 +256,7 @@ def cross_validated_p(
             y -= y.mean(axis=0)
             seen = design.accuracy(y, alphas[:, some])
             at_least = np.zeros(len(some))
-            for order in _orders(groups, n_permutations, seed):
+            for order in _orders(groups, n_permutations, seed, shift):
                 at_least += design.accuracy(y[order], alphas[:, some]) >= seen - 1e-12
                 bar.update(len(some))
             out[some] = (1 + at_least) / (1 + n_permutations)

@@ -18,6 +18,7 @@ from neuroenc.report._style import BLUE, FAINT, INK, MUTED, ORANGE, SCORES, WIDT
 from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.export._files import map_files, numeric_scores, write_maps, write_scores
 from neuroenc.report.sections._decoding import decoding_section
+from neuroenc.report.sections._lags import response_section
 from neuroenc.report.sections._leakage import leakage_section
 from neuroenc.report.sections._learning import learning_section
 
@@ -44,7 +45,8 @@ def accuracy_sections(
     scores : xarray.Dataset over ``voxel``
         ``r`` (Pearson correlation) and optionally ``noise_ceiling_r`` (correlation), ``noise_ceiling_r2`` (share of
         variance), ``r_normalised``, ``p_value``, ``q_value`` and others; coordinates ``roi`` (names joined by ";"),
-        ``vertex`` and ``hemi``, ``i, j, k`` (with attributes ``affine`` and ``volume_shape``).
+        ``vertex`` and ``hemi``, ``i, j, k`` (with attributes ``affine`` and ``volume_shape``). Those of a time series
+        may have response functions, `neuroenc.encoders.lag_profile`, which get a section and a map of their peaks.
     roi_table : pandas.DataFrame, optional
         Shown instead of `roi_summary`, with whatever columns it has.
     decoding : pandas.DataFrame, optional
@@ -54,7 +56,7 @@ def accuracy_sections(
     sections : sequence of Section
         More sections, before the controls.
     maps : sequence of str, optional
-        Scores to draw on the brain, or "roi"; by default r, r_normalised and, up to 14, the ROIs.
+        Scores to draw on the brain, or "roi"; by default r, r_normalised, peak_latency and, up to 14, the ROIs.
     rates : mapping of str to float, optional
         Shares of the run that belong to the first numbers, such as "caption_family_accuracy".
     leakage : mapping, optional
@@ -85,6 +87,7 @@ def accuracy_sections(
     scores = check_scores(scores)
     names = _map_names(scores, maps)
     makers = [lambda: _accuracy(scores, roi_table, rates or {}), *([lambda: _maps(scores, names)] if names else [])]
+    makers.append(lambda: response_section(scores))
     if decoding is not None:
         makers.append(lambda: decoding_section(decoding))
     made = [*make_sections(makers, progress)]
@@ -307,7 +310,7 @@ def _map_names(scores: xr.Dataset, maps: Sequence[str] | None) -> list[str]:
     legal = numeric_scores(scores) + (["roi"] if "roi" in scores.coords else [])
     if maps is not None:
         return [one_of("map", name, legal) for name in maps]
-    chosen: list[str] = [name for name in ("r", "r_normalised") if name in legal]
+    chosen: list[str] = [name for name in ("r", "r_normalised", "peak_latency") if name in legal]
     if "roi" in legal and 1 < len([g for g in memberships(scores) if g != NO_ROI]) <= 14:
         chosen.append("roi")
     return chosen

@@ -11,8 +11,10 @@ from .captions import (
 )
 from .compare import CompareConfig as CompareConfig, LayersConfig as LayersConfig, RegionsConfig as RegionsConfig
 from .data import (
+    ALWAYS as ALWAYS,
     COMPARED as COMPARED,
     FEATURES as FEATURES,
+    MOVIE as MOVIE,
     WORLD as WORLD,
     DataConfig as DataConfig,
     DecodeConfig as DecodeConfig,

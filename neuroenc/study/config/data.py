@@ -25,6 +25,13 @@ WORLD: dict[str, tuple[float | None, int]] = {
     # Captions of studies are judged by what was planted: voxels are what their region makes them.
     "own": (0.0, 0),
 }
+#: Options of ``[data] name = "movie"``, a simulated BOLD series: as of `WORLD`.
+MOVIE: dict[str, tuple[float | None, int]] = {
+    "n_runs": (6, 2),
+    "n_volumes": (150, 30),
+    "n_features": (8, 1),
+    "n_voxels": (400, 8),
+}
 
 
 def _check_memory(text: str) -> str:
@@ -58,11 +65,13 @@ class DataConfig(Table):
     Attributes
     ----------
     name
-        A data set of ``neuroenc data list``, or "world": simulated subjects who see rendered scenes.
+        A data set of ``neuroenc data list``, "world": simulated subjects who see rendered scenes, or "movie": a
+        simulated BOLD time series.
     options
         Arguments of the data set's loader (``neuroenc data show NAME`` lists them), such as ``root`` and ``subject``.
         Of the world: ``n_subjects``, ``n_train``, ``n_test`` (stimuli shown three times), ``n_repeats``, ``n_bank``
-        (scenes that nobody sees), ``n_voxels``, ``world_seed``.
+        (scenes that nobody sees), ``n_voxels``, ``world_seed``. Of the movie: ``n_runs``, ``n_volumes`` (of a run),
+        ``n_features``, ``n_voxels``.
     join
         One option of the data set and its values, ``{ session = ["190923", "190925"] }``: each is loaded as a subject
         with voxels of its own, NaN where it did not see a stimulus. Equal pictures are one stimulus.
@@ -86,7 +95,14 @@ class DataConfig(Table):
         CSV with the columns ``stimulus`` and ``caption``; a stimulus may have several.
     zscore
         Standardise each voxel's responses within session or run. "auto": within session where single trials have
-        sessions and were not standardised before.
+        sessions and were not standardised before, within run where rows are volumes of a time series.
+    detrend
+        Of a time series: take slow drifts out of each run, by "cosine" (a basis up to ``high_pass``), "linear" or
+        "savgol" (a Savitzky-Golay filter).
+    high_pass
+        Hz.
+    trim
+        Of a time series: volumes that are dropped from the beginning and the end of each run, such as [5, 5].
     average
         Average the repeats of a stimulus before fitting, unless runs or sessions are left out.
     """
@@ -102,6 +118,9 @@ class DataConfig(Table):
     images: File = ""
     captions: File = ""
     zscore: Literal["auto", "none", "session", "run"] = "auto"
+    detrend: Literal["none", "cosine", "linear", "savgol"] = "none"
+    high_pass: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    trim: Annotated[list[CountOrZero], Field(min_length=2, max_length=2)] = [0, 0]
     average: bool = True
 
     @model_validator(mode="before")
@@ -138,26 +157,26 @@ class DataConfig(Table):
             raise ConfigError(f"{', '.join(own)} belong to responses of your own; {self.name!r} has its own.")
         if self.join and (not self.name or len(self.join) != 1):
             raise ConfigError(f"join = {self.join!r} needs name, and one option of that data set with its values.")
-        if self.name == "world":
-            self._check_world()
+        if self.name in ("world", "movie"):
+            self._check_world(WORLD if self.name == "world" else MOVIE)
         if self.responses:
             self._check_files()
         return self
 
-    def _check_world(self) -> None:
+    def _check_world(self, legal: Mapping[str, tuple[float | None, int]]) -> None:
         if self.join:
             raise ConfigError(
-                "join is of data sets; the world has n_subjects. Next step: options = { n_subjects = 2 }."
+                "join is of data sets; simulated ones are made by options (of the world: n_subjects = 2)."
             )
         for name, value in self.options.items():
-            if name not in WORLD:
-                raise ConfigError(unknown_name("setting in data.options:", name, WORLD))
+            if name not in legal:
+                raise ConfigError(unknown_name("setting in data.options:", name, legal))
             where = f"data.options.{name}"
             if name == "own":
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
                     raise ConfigError(f"{where} = {value!r} is not legal; it must be a share, from 0 to below 1.")
                 continue
-            check_whole(where, value if isinstance(value, int) else str(value), WORLD[name][1])
+            check_whole(where, value if isinstance(value, int) else str(value), legal[name][1])
             if value > MOST:
                 raise ConfigError(f"{where} = {value!r} is not legal; it must be at most {MOST}.")
 
@@ -194,7 +213,11 @@ FEATURES = {
     "trained": ("train", "settings"),
     "pixels": ("size",),
     "file": ("file", "samples"),
+    "series": ("file", "resample"),
+    "columns": ("columns",),
 }
+#: Keys of a feature space that every kind reads.
+ALWAYS = ("kind", "standardise", "delays")
 
 
 class FeaturesConfig(Table):
@@ -209,9 +232,10 @@ class FeaturesConfig(Table):
         space of its own (`neuroenc.captions.aspect_bands`; needs spaCy).
         "dense": text embeddings of captions of ``grid`` x ``grid`` cells, a map. "join": other spaces side by side.
         "trained": a text space of the stimuli's own captions, trained anew in each outer fold of a comparison on its
-        training stimuli. "pixels": the pictures themselves, for trained cores. "file": features of your own. Left out:
-        "file" where there is a ``file``, "join" where there are ``spaces``, "trained" where there is ``train``, else
-        "image".
+        training stimuli. "pixels": the pictures themselves, for trained cores. "file": features of your own.
+        "series": features of your own with times of their own (frames, words), brought to the volumes of a time series.
+        "columns": numbers of the data set's table of stimuli. Left out: "file" where there is a ``file``, "join" where
+        there are ``spaces``, "trained" where there is ``train``, else "image".
     model
         Name of a model: "world", "conse", "conse-concepts", "minilm", "efficientnet-lite0", "gabor", "contrast",
         "colour", "torchvision:alexnet", "timm:resnet50.a1_in1k", an open_clip architecture, or the folder of a space
@@ -236,6 +260,9 @@ class FeaturesConfig(Table):
         prompt.
     standardise
         Scale each feature to mean 0 and variance 1 over the training rows.
+    delays
+        Of a time series: volumes by which responses follow, such as [2, 3, 4]; features of all of them stand side by
+        side, so that weights are a finite impulse response.
     preprocessing
         Changes of the model's preprocessing, such as ``{ size = 112 }`` pixels.
     aspects
@@ -255,12 +282,19 @@ class FeaturesConfig(Table):
         Of "dense": CSV with the columns ``stimulus``, ``row``, ``column``, ``caption``; the simulated world has its
         own.
     file
-        Of "file": a .nc or .zarr that `neuroenc.data.save` wrote, or a .npy (row, feature).
+        Of "file": a .nc or .zarr that `neuroenc.data.save` wrote, or a .npy (row, feature). Of "series": a CSV with the
+        columns ``time`` (s), ``run`` where there are several, and one a feature.
     samples
         Of a .npy: CSV whose column ``stimulus`` names its rows; rows of one stimulus must be equal.
+    resample
+        Of "series": "lanczos" (low-pass), "mean" of the samples in a volume, or "nearest".
+    columns
+        Of "columns": names; all columns of numbers where left out.
     """
 
-    kind: Literal["", "image", "captions", "aspects", "dense", "join", "trained", "pixels", "file"] = ""
+    kind: Literal[
+        "", "image", "captions", "aspects", "dense", "join", "trained", "pixels", "file", "series", "columns"
+    ] = ""
     model: ModelName = "efficientnet-lite0"
     pretrained: str = ""
     layer: str = ""
@@ -280,6 +314,9 @@ class FeaturesConfig(Table):
     table: File = ""
     file: File = ""
     samples: File = ""
+    delays: list[int] = []
+    resample: Literal["lanczos", "mean", "nearest"] = "lanczos"
+    columns: list[str] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -296,7 +333,7 @@ class FeaturesConfig(Table):
         read = FEATURES[self.kind]
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if name not in ("kind", "standardise", *read) and value != field.default:
+            if name not in (*ALWAYS, *read) and value != field.default:
                 raise ConfigError(
                     f'{name} = {value!r} is not read with kind = "{self.kind}", which reads {", ".join(read)}. '
                     "Next step: leave it out, or set another kind."
@@ -309,8 +346,11 @@ class FeaturesConfig(Table):
             from neuroenc.embedding import space_settings
 
             space_settings(self.train, self.settings)
-        if self.kind == "file" and not self.file:
-            raise ConfigError('kind = "file" needs file = "features.nc".')
+        if self.kind in ("file", "series") and not self.file:
+            example = "features.nc" if self.kind == "file" else "words.csv"
+            raise ConfigError(f'kind = "{self.kind}" needs file = "{example}".')
+        if len(set(self.delays)) < len(self.delays):
+            raise ConfigError(f"delays = {self.delays} name one twice.")
         if "model" in read and not self.model:
             raise ConfigError('model = "" names no model. Next step: model = "efficientnet-lite0".')
         if Path(self.file).suffix == ".npy" and not self.samples:
@@ -362,6 +402,7 @@ _READ_BY = {
     "files": ("file",),
     "column": ("column",),
     "sets": ("file", "column"),
+    "gap": ("block",),
 }
 
 
@@ -374,7 +415,10 @@ class EvaluationConfig(Table):
         What is left out: stimuli, runs or sessions in folds, or the stimuli of ``test_ids``. "near-duplicates": stimuli
         in folds that keep near duplicates together; "cluster": one cluster of features (k-means) at a time; "matched":
         a test set whose features are distributed as those of the training stimuli; "file": test sets of ``files``;
-        "column": stimuli by a column of their table, such as their category.
+        "column": stimuli by a column of their table, such as their category. "block": pieces of each run of a time
+        series, ``n_splits`` of them.
+    gap
+        Of "block": volumes beside a test block that are not trained on.
     n_splits
         Folds; with 1 there is one held-out split. Captions come from an encoder that was fitted without the first fold.
         Of "cluster": the clusters. Not read by "matched", "file" and "column".
@@ -405,8 +449,9 @@ class EvaluationConfig(Table):
     permutations
         Permutations of the test of each voxel's correlation; 0 leaves the test out.
     permutation_mode
-        "samples" shuffles all rows, "within" the rows of a run or session; "whole" and "shift" exchange or rotate
-        blocks and need ``scheme = "test"``.
+        "samples" shuffles all rows, "within" the rows of a run or session; "shift" rotates each run in time, which
+        keeps the autocorrelation of a time series; "whole" exchanges runs and needs ``scheme = "test"``. "auto":
+        "shift" for time series, else "samples".
     permutation_null
         Null of cross-validated predictions: "refit" predicts every voxel's permuted responses anew; "shared" uses one
         set of normal scores for all voxels, at a cost that does not grow with them; "auto" shares from 1000 rows on,
@@ -415,9 +460,10 @@ class EvaluationConfig(Table):
         False discovery rate at which a voxel counts as predicted.
     """
 
-    scheme: Literal["stimulus", "run", "session", "test", "near-duplicates", "cluster", "matched", "file", "column"] = (
-        "stimulus"
-    )
+    scheme: Literal[
+        "stimulus", "run", "session", "test", "block", "near-duplicates", "cluster", "matched", "file", "column"
+    ] = "stimulus"
+    gap: CountOrZero = 10
     n_splits: Count = 5
     share: Share = 0.2
     n_last: Count = 3
@@ -430,16 +476,17 @@ class EvaluationConfig(Table):
     leakage: bool = True
     learning_curve: list[Annotated[int, Field(ge=10, le=MOST)]] = []
     permutations: CountOrZero = 1000
-    permutation_mode: Literal["samples", "within", "whole", "shift"] = "samples"
+    permutation_mode: Literal["auto", "samples", "within", "whole", "shift"] = "auto"
     permutation_null: Literal["auto", "refit", "shared"] = "auto"
     q: Share = 0.05
 
     @model_validator(mode="after")
     def _only_what_the_scheme_reads(self) -> Self:
-        if self.scheme != "test" and self.permutation_mode in ("whole", "shift"):
+        mode, schemes = self.permutation_mode, {"whole": ("test",), "shift": ("test", "run", "session", "block")}
+        if self.scheme not in schemes.get(mode, (self.scheme,)):
             raise ConfigError(
-                f'permutation_mode = "{self.permutation_mode}" needs scheme = "test"; with cross-validation use '
-                '"samples" or "within".'
+                f'permutation_mode = "{mode}" needs scheme {" or ".join(schemes[mode])}; found "{self.scheme}". '
+                'Next step: "samples" or "within".'
             )
         for name, schemes in _READ_BY.items():
             if getattr(self, name) != type(self).model_fields[name].default and self.scheme not in schemes:
@@ -453,6 +500,8 @@ class EvaluationConfig(Table):
                 raise ConfigError(f'scheme = "{scheme}" needs {name}.')
         if self.scheme == "cluster" and self.n_splits < 2:
             raise ConfigError('scheme = "cluster" leaves out one of n_splits clusters at a time; found n_splits = 1.')
+        if self.scheme == "block" and self.n_splits < 2:
+            raise ConfigError('scheme = "block" needs n_splits of at least 2.')
         if self.learning_curve != sorted(set(self.learning_curve)):
             raise ConfigError(f"learning_curve = {self.learning_curve} must rise.")
         for name, schemes in (("share", ("stimulus", "near-duplicates", "matched")), ("n_last", ("run", "session"))):

@@ -14,7 +14,7 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.executor import Shared
 from neuroenc._core.files import hash_path, output_folder
 from neuroenc._core.store import Store, content_key
-from neuroenc.encoders import RidgeEncoder, resolve_folds
+from neuroenc.encoders import RidgeEncoder, lag_profile, load_encoder, resolve_folds
 from neuroenc.study.config import EncoderConfig, EvaluationConfig
 from neuroenc.study.stages.card import make_card
 from neuroenc.study.stages.distance import SCHEMES, check_sizes, distant_folds, set_names
@@ -55,6 +55,8 @@ def outer_folds(
     if config.scheme == "test":
         train, test = data.split_by_stimulus(responses, test=_test_ids(config, stimuli), seed=seed)
         data.check_disjoint(train, test)
+    elif config.scheme == "block":
+        return data.folds(responses, "block", n_splits=config.n_splits, gap=config.gap)
     elif config.scheme not in ("stimulus", "run", "session"):
         raise ConfigError(f'scheme = "{config.scheme}" needs more than responses. Next step: study.until("split").')
     elif config.n_splits > 1:
@@ -130,6 +132,13 @@ def _check(study: Study, responses: xr.DataArray, folds: list[Fold]) -> None:
             resolve_folds(encoder.cv, len(train), rows, scoring=encoder.scoring)
         except ValueError as error:
             raise type(error)(f"[encoder] cv = {encoder.cv!r} within an outer fold: {error}") from error
+    mixing = evaluation.permutations and evaluation.permutation_mode in ("samples", "within")
+    if mixing and data.is_series(responses):
+        raise ConfigError(
+            f'[evaluation] permutation_mode = "{evaluation.permutation_mode}" shuffles volumes of a time series, '
+            "which takes their autocorrelation away: far more than 5 % of voxels without any effect pass at p < 0.05. "
+            'Next step: permutation_mode = "shift" (or "auto").'
+        )
     blocked = evaluation.permutations and evaluation.permutation_mode in ("within", "whole")
     if blocked and not {"run", "session"} & set(map(str, responses.coords)):
         raise ConfigError(
@@ -233,11 +242,12 @@ def held_out(one: Subject, folds: list[Fold], results: list[dict[str, Any]]) -> 
 @stage(
     "encode",
     reads=("subjects", "spaces", "scores_of", "config.data", "config.encoder", "config.features", "config.evaluation"),
-    writes=("encoders",),
+    writes=("encoders", "response_functions"),
 )
 def encode(study: Study) -> dict[str, Any]:
-    """Encoders fitted on all rows, saved with their cards in ``OUT/encoder``, for maps and for other stimuli."""
+    """Encoders fitted on all rows, saved with their cards in ``OUT/encoder``, for maps and other stimuli."""
     encoders: dict[str, Path | RidgeEncoder] = {}
+    functions: dict[str, list[xr.Dataset]] = {}
     several = len(study.subjects) * len(study.spaces) > 1
     config, features = study.config, {} if "features" in study.given else study.config.features
     for name, space in study.spaces.items():
@@ -257,6 +267,7 @@ def encode(study: Study) -> dict[str, Any]:
             )
             if study.out is None:
                 encoders[label] = encoder.fit(rows, one.responses)
+                _add_function(study, functions, name, one, lambda fitted=encoder: fitted)
                 continue
             encoders[label] = folder = study.out / "encoder" / (label if several else "")
             inputs = [X, study.content_of(one.responses), config.encoder, scale, folder.name, str(encoder.card), mine]
@@ -267,7 +278,17 @@ def encode(study: Study) -> dict[str, Any]:
                 output_folder(folder.parent)
                 encoder.save(folder)
                 study.store.write("encoder", inputs, {"content": hash_path(folder)})
-    return {"encoders": encoders}
+            _add_function(study, functions, name, one, lambda at=folder: load_encoder(at))
+    return {"encoders": encoders, "response_functions": functions}
+
+
+def _add_function(study: Study, found: dict[str, list[xr.Dataset]], name: str, one: Subject, encoder: Any) -> None:
+    """The response function of each voxel, where a time series was fitted on delayed features."""
+    settings = study.config.features.get(name)
+    if settings is not None and len(settings.delays) > 2 and data.is_series(one.responses):
+        tr = data.series_tr(one.responses)
+        if len(set(np.diff(sorted(settings.delays)))) == 1:
+            found.setdefault(name, []).append(lag_profile(encoder(), tr=tr, delays=settings.delays))
 
 
 def row_features(values: np.ndarray, responses: xr.DataArray, origin: xr.DataArray | None = None) -> xr.DataArray:

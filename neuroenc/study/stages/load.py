@@ -15,16 +15,17 @@ import xarray as xr
 from PIL import Image
 
 from neuroenc import data
-from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import check_readable_file, read_npy
 from neuroenc._core.optional import require
 from neuroenc._core.store import content_key
-from neuroenc._core.tables import read_table, whole_numbers
+from neuroenc._core.tables import numbers, read_table, whole_numbers
 from neuroenc.captions import aspect_bands
 from neuroenc.data import EncodingData, Stimuli, find_pictures
-from neuroenc.data.simulate import describe_cells, simulate_cortex, simulate_world
+from neuroenc.data.simulate import describe_cells, simulate_cortex, simulate_movie, simulate_world
 from neuroenc.embedding import ImageEmbedder, TextEmbedder, caption_grid
-from neuroenc.study.config import COMPARED, WORLD, DataConfig, FeaturesConfig, StudyConfig
+from neuroenc.encoders import Delayer
+from neuroenc.study.config import COMPARED, MOVIE, WORLD, DataConfig, FeaturesConfig, StudyConfig
 from neuroenc.study.study import Study, stage
 
 _SAMPLES = ("stimulus", "subject", "session", "run", "repeat")
@@ -70,10 +71,13 @@ def load(study: Study) -> dict[str, Any]:
         parts = [EncodingData(data.validate_responses(study.given["responses"]), study.given.get("stimuli"))]
     elif config.data.name == "world":
         parts, unseen = _world(config)
+    elif config.data.name == "movie":
+        o = {**{k: default for k, (default, _) in MOVIE.items()}, **config.data.options}
+        parts = [simulate_movie(**{k: int(v) for k, v in o.items()}, seed=config.seed)]
     else:
         joined = [{option: str(v)} for option, values in config.data.join.items() for v in values]
         parts = [load_data(config.data, study.mirror, study.progress, **one) for one in joined or [{}]]
-    by_row = config.evaluation.scheme in ("run", "session")
+    by_row = config.evaluation.scheme in ("run", "session", "block")
     subjects = []
     atlas = data.load_atlas(config.data.atlas) if config.data.atlas else None
     for number, part in enumerate(parts):
@@ -115,7 +119,7 @@ def _world(config: StudyConfig) -> tuple[list[EncodingData], Stimuli | None]:
     return [EncodingData(one.responses, shown, truth=one.truth) for one in found], unseen
 
 
-@stage("embed", reads=("stimuli", "config.features"), writes=("spaces",))
+@stage("embed", reads=("subjects", "stimuli", "config.features"), writes=("spaces",))
 def embed(study: Study) -> dict[str, Any]:
     """Feature spaces of ``[features.NAME]``, one row a stimulus (features of stimuli are cached by themselves)."""
     if "features" in study.given:
@@ -123,10 +127,38 @@ def embed(study: Study) -> dict[str, Any]:
     else:
         # Pixels, grids of captions, joined spaces and those trained in its folds are of the comparison.
         wanted = {k: v for k, v in study.config.features.items() if v.kind not in COMPARED}
-        spaces = {k: flatten(v) for k, v in make_spaces(wanted, study.stimuli, study.progress).items()}
+        series = {k: v for k, v in wanted.items() if v.kind == "series"}
+        spaces = make_spaces({k: v for k, v in wanted.items() if k not in series}, study.stimuli, study.progress)
+        spaces |= {k: load_series(v, study.subjects[0].responses) for k, v in series.items()}
+        spaces = {k: delayed(flatten(spaces[k]), v.delays, k) for k, v in wanted.items()}
     for name, space in spaces.items():
         study.say(f"    {name}: {space.shape[1]} features")
     return {"spaces": spaces}
+
+
+def delayed(space: xr.DataArray, delays: Sequence[int], name: str) -> xr.DataArray:
+    """Features at the delays of ``[features.NAME]``; their rows must be volumes."""
+    if not delays:
+        return space
+    if "run" not in space.coords and data.volume_numbers(space["stimulus"].values) is None:
+        raise ConfigError(
+            f"[features.{name}] delays: stimuli such as {str(space['stimulus'].values[0])!r} are no volumes. "
+            'Next step: name them by run and volume, "run01:0005" (neuroenc.data.make_timeseries), or leave delays out.'
+        )
+    return Delayer(delays).fit_transform(space)
+
+
+def load_series(config: FeaturesConfig, responses: xr.DataArray) -> xr.DataArray:
+    """Features of a CSV with times of their own, at the volumes of the responses."""
+    where = f"[features] file {config.file}"
+    table = read_table(config.file, ["time"], what="[features] file")
+    names = [str(c) for c in table.columns if c not in ("time", "run")]
+    if not names:
+        raise DataError(f"{where} has no columns beside time and run.")
+    values = np.stack([numbers(table, c, Path(config.file)) for c in ("time", *names)], axis=1)
+    run = whole_numbers(table, "run", where) if "run" in table else None
+    found = data.resample_to_volumes(values[:, 1:], responses, times=values[:, 0], run=run, kind=config.resample)
+    return found.assign_coords(feature=names)
 
 
 def load_data(config: DataConfig, mirror: str | None = None, progress: bool = True, **options: Any) -> EncodingData:
@@ -230,7 +262,14 @@ def prepare_responses(found: EncodingData, config: DataConfig, keep_presentation
     if responses.size and bool((responses.data == responses.data[:1]).all()):
         raise DataError(f"responses of all {responses.shape[1]} voxels are constant: there is nothing to predict.")
     by = config.zscore
-    if by == "auto":
+    if data.is_series(responses) and (config.detrend != "none" or any(config.trim)):
+        how: dict[str, Any] = {"drift": config.detrend, "high_pass": config.high_pass, "trim": tuple(config.trim)}
+        responses = data.clean_timeseries(responses, **how)
+    elif config.detrend != "none" or any(config.trim):
+        raise ConfigError("[data] detrend and trim are of time series; these responses have no coordinate time.")
+    if by == "auto" and data.is_series(responses):
+        by = "run" if responses.attrs.get("zscored", "none") == "none" else "none"
+    elif by == "auto":
         single = responses.dims[0] == "presentation" and responses.attrs.get("zscored", "none") == "none"
         by = "session" if single and "session" in responses.coords else "none"
     if by != "none":
@@ -365,8 +404,19 @@ def make_features(config: FeaturesConfig, stimuli: Stimuli | None, progress: boo
     """Features that ``[features.NAME]`` describes, one row a stimulus, as the map, tokens or vectors that they are."""
     if config.kind == "file":
         return load_features(config)
+    if config.kind == "series":
+        raise ConfigError('[features] kind = "series" is of neuroenc run; comparisons read kind = "file".')
     if stimuli is None:
         raise ConfigError(f'[features] kind = "{config.kind}" needs stimuli. Next step: [data] images or captions.')
+    if config.kind == "columns":
+        known = list(map(str, stimuli.table.select_dtypes("number").columns))
+        for name in config.columns:
+            if name not in known:
+                raise ConfigError(unknown_name("column of [features] columns:", name, known))
+        names = config.columns or known
+        if not names:
+            raise ConfigError('[features] kind = "columns": the table of stimuli has no columns of numbers.')
+        return data.make_features(stimuli.table[names].to_numpy(), stimulus=stimuli.ids, feature=names)
     if config.kind == "pixels":
         return _pixels(stimuli, config.size)
     if config.kind == "image":

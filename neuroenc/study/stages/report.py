@@ -23,6 +23,7 @@ from neuroenc.study.stages.compare import comparison_text
 from neuroenc.study.stages.distance import MOST_NEAR, near_text
 from neuroenc.study.stages.learning import learning_summary
 from neuroenc.study.stages.plan import plan_page, plan_text, write_plan
+from neuroenc.study.stages.score import merge_subjects
 from neuroenc.study.study import Study
 from neuroenc.study.text import NOTES, rendered
 
@@ -162,6 +163,21 @@ def _decoding_summary(table: pd.DataFrame) -> dict[str, Any]:
     return out
 
 
+def with_functions(study: Study) -> xr.Dataset:
+    """Scores of the first space; where it was delayed, with the response function of voxels that it predicts."""
+    scores = study.scores
+    parts = study.response_functions.get(next(iter(study.scores_of))) if study.has("response_functions") else None
+    if not parts:
+        return scores
+    found = merge_subjects(study, parts)
+    predicted = scores["r"].values > 0
+    if "q_value" in scores:
+        predicted &= scores["q_value"].values < study.config.evaluation.q
+    variables = {k: x.where(xr.DataArray(predicted, dims="voxel")) for k, x in found.data_vars.items()}
+    lags = {"delay": found["delay"].values, "lag": ("delay", found["lag"].values)}
+    return scores.assign({k: (x.dims, x.values, x.attrs) for k, x in variables.items()}).assign_coords(lags)
+
+
 def roi_table(scores: xr.Dataset) -> pd.DataFrame:
     """Regions, and all voxels in the last row where there are several."""
     table = roi_summary(scores)
@@ -208,7 +224,7 @@ def _made(study: Study) -> dict[str, dict[str, Any]]:
     """Parts of the page that this study has, each as the arguments of its sections."""
     made: dict[str, dict[str, Any]] = {}
     if study.has("scores"):
-        made["accuracy"] = {"scores": study.scores, "roi_table": roi_table(study.scores)}
+        made["accuracy"] = {"scores": with_functions(study), "roi_table": roi_table(study.scores)}
         if study.has("leakage") and study.leakage:
             made["accuracy"] |= {f"leakage:{k}": v for k, v in study.leakage.items() if k != "summary"}
         if study.has("learning") and study.learning:

@@ -142,8 +142,9 @@ def score_table(
     measured, predicted : DataArray (row, voxel)
         Rows with NaN predictions are left out.
     p_values : callable, optional
-        Gives p-values and their facts for ``groups`` to shuffle within (or None), for cross-validated predictions;
-        without it, responses are shuffled against the predictions, which is right for a test set apart.
+        Gives p-values and their facts for ``groups`` to shuffle (or with ``shift`` to rotate) within, or None, for
+        cross-validated predictions; without it, responses are shuffled against the predictions, which is right for a
+        test set apart.
     """
     tested = np.isfinite(predicted.values).any(axis=1)
     y, p = measured.values[tested], predicted.values[tested]
@@ -159,19 +160,19 @@ def score_table(
         values = stats.normalise(out["r"].values, ceilings["noise_ceiling_r"], score_unit="r", ceiling_unit="r")
         out["r_normalised"] = ("voxel", values, {"metric": "r / noise_ceiling_r", "ceiling": "correlation", **note})
     if config.permutations:
-        blocks = None
-        if config.permutation_mode != "samples":
+        blocks, mode = None, config.permutation_mode
+        if mode == "auto":
+            mode = "shift" if data.is_series(measured) else "samples"
+        if mode != "samples":
             kind = next((k for k in ("run", "session") if k in measured.coords), None)
             # Runs are counted anew in every session (and subject).
             blocks = None if kind is None else group_ids(measured, kind)[0][tested]
-        facts: dict[str, Any] = {"mode": config.permutation_mode}
+        facts: dict[str, Any] = {"mode": mode}
         if p_values is not None:
-            chance, found = p_values(groups=blocks)
+            chance, found = p_values(groups=blocks, shift=mode == "shift")
             facts.update(found)
         else:
-            test = stats.permutation_test(
-                y, p, mode=config.permutation_mode, blocks=blocks, n_permutations=config.permutations, seed=seed
-            )
+            test = stats.permutation_test(y, p, mode=mode, blocks=blocks, n_permutations=config.permutations, seed=seed)
             chance = test.p
             facts.update(n_permutations=int(test.n_permutations), null="fixed predictions")
         out["p_value"] = ("voxel", chance, facts)
