@@ -482,10 +482,10 @@ class EvaluationConfig(Table):
 
     @model_validator(mode="after")
     def _only_what_the_scheme_reads(self) -> Self:
-        mode, schemes = self.permutation_mode, {"whole": ("test",), "shift": ("test", "run", "session", "block")}
-        if self.scheme not in schemes.get(mode, (self.scheme,)):
+        mode, legal = self.permutation_mode, {"whole": ("test",), "shift": ("test", "run", "session", "block")}
+        if self.scheme not in legal.get(mode, (self.scheme,)):
             raise ConfigError(
-                f'permutation_mode = "{mode}" needs scheme {" or ".join(schemes[mode])}; found "{self.scheme}". '
+                f'permutation_mode = "{mode}" needs scheme {" or ".join(legal[mode])}; found "{self.scheme}". '
                 'Next step: "samples" or "within".'
             )
         for name, schemes in _READ_BY.items():

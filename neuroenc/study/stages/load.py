@@ -73,7 +73,8 @@ def load(study: Study) -> dict[str, Any]:
         parts, unseen = _world(config)
     elif config.data.name == "movie":
         o = {**{k: default for k, (default, _) in MOVIE.items()}, **config.data.options}
-        parts = [simulate_movie(**{k: int(v) for k, v in o.items()}, seed=config.seed)]
+        made: dict[str, Any] = {k: int(v) for k, v in o.items()}
+        parts = [simulate_movie(**made, seed=config.seed)]
     else:
         joined = [{option: str(v)} for option, values in config.data.join.items() for v in values]
         parts = [load_data(config.data, study.mirror, study.progress, **one) for one in joined or [{}]]
