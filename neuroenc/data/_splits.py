@@ -297,8 +297,8 @@ def folds(
     Raises
     ------
     DataError
-        Too few groups, a stimulus without a label, a stimulus on both sides, or single volumes of a time series drawn as
-        stimuli.
+        Too few groups, a stimulus without a label, a stimulus on both sides, or single volumes of a time series
+        drawn as stimuli.
 
     Examples
     --------

@@ -18,6 +18,7 @@ _SPLITS = {
     "stimulus": "stimuli left out",
     "run": "runs left out",
     "session": "sessions left out",
+    "block": "blocks of volumes left out",
 }
 
 
@@ -49,14 +50,14 @@ def make_card(
     """
     source, known, licence = config.data, {}, str(responses.attrs.get("licence", ""))
     kept = with_joined(features, [space]) if space in features else {}
-    if any(settings.kind in ("file", "trained") for settings in kept.values()):
-        kept = {}  # of another's files nothing can be made anew
+    if any(x.kind in ("file", "trained", "series", "columns") or x.delays for x in kept.values()):
+        kept = {}  # of another's files, or of a film, nothing can be made anew
     recipe = {}
     for name, settings in kept.items():
         also = {} if "model" not in FEATURES[settings.kind] else {"model": settings.model}
         recipe[name] = settings.model_dump(exclude_defaults=True) | {"kind": settings.kind, **also}
-    if source.name == "world":
-        known = {"dataset": "world: a simulated subject", "licence": licence or "CC0-1.0"}
+    if source.name in ("world", "movie"):
+        known = {"dataset": f"{source.name}: a simulated subject", "licence": licence or "CC0-1.0"}
     elif source.name:
         manifest = data.load_manifest(source.name)
         citation = manifest.citation + (f" https://doi.org/{manifest.doi}" if manifest.doi else "")
@@ -65,7 +66,7 @@ def make_card(
     stimuli = one.stimuli
     origin = stimuli.source if stimuli is not None else ""
     n_test = 0 if scores is None or "r" not in scores else int(scores["r"].attrs.get("n_stimuli", 0))
-    limits = ["Anything about brains: these responses were simulated."] if source.name == "world" else []
+    limits = ["Anything about brains: these responses were simulated."] if source.name in ("world", "movie") else []
     rows = "" if responses.dims[0] == "stimulus" else f" in {len(responses)} presentations"
     return EncoderCard(
         title=f"{config.title}: {one.name}, {space}",
