@@ -20,7 +20,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
-import pandas as pd
 
 from neuroenc._core.checks import check_whole
 from neuroenc._core.errors import ConfigError, DataError, NeuroencError, unknown_name
@@ -51,9 +50,10 @@ class _Refused(Exception):
 class Served:
     """An encoder on the page: its predictor, its voxels as the page draws them, and its answers to reference pictures.
 
-    ``reference`` holds the mean response of each region to each reference picture. Colours end at the largest, over
-    these pictures, of the 99th percentile of absolute predictions, and bars of regions at their largest mean: the same
-    for all pictures.
+    ``reference`` holds the mean response of each region to each reference picture. Colours and bars start at 0 for
+    z-scored responses, and else, where 0 may be far from anything that a voxel does, at its mean over these pictures.
+    Colours end at the largest, over the pictures, of the 99th percentile of distances from there, and bars of regions
+    at their largest distance: the same for all pictures.
     """
 
     def __init__(self, name: str, predictor: Any, pictures: Stimuli, what: str) -> None:
@@ -61,24 +61,28 @@ class Served:
         voxels = predictor.voxels
         if "voxel" not in voxels.coords:
             raise DataError(f"voxels of {name} have no labels. Next step: fit it on neuroenc.data.make_responses(...).")
-        means, top = [], 0.0
-        # A few at a time: of many voxels, the predictions of all need not fit into memory.
-        for start in range(0, len(pictures), 16):
-            predicted = predictor.predict(pictures.sel(pictures.ids[start : start + 16]))
-            means.append(region_responses(predicted, voxels).pivot(index="stimulus", columns="roi", values="mean"))
-            # Voxels of an encoder may have no number at all.
-            known = [np.abs(row[np.isfinite(row)]) for row in predicted.values]
-            top = max([top, *(float(np.quantile(row, 0.99)) for row in known if len(row))])
-        self.reference = pd.concat(means).dropna(axis=1)
         card = predictor.card
-        units = "z" if card.units == "z" or card.zscored in ("session", "run") else card.units
-        told = f"Mean and SD are over the voxels of a region. Percentile: of {len(pictures)} reference pictures "
-        told += (
-            f"({what}), how many in a hundred have a lower predicted mean; the line behind a bar spans 90 % of them."
+        zscored = card.units == "z" or card.zscored in ("session", "run")
+        units = "z" if zscored else card.units
+        predicted = predictor.predict(pictures)
+        table = region_responses(predicted, voxels)
+        # Voxels of an encoder may have no number at all.
+        self.reference = table.pivot(index="stimulus", columns="roi", values="mean").dropna(axis=1)
+        centre = predicted.values.mean(axis=0) * (0 if zscored else 1)
+        away = (row[np.isfinite(row)] for row in (np.abs(values - centre) for values in predicted.values))
+        top = max([0.0, *(float(np.quantile(row, 0.99)) for row in away if len(row))])
+        middle = self.reference.mean() * (0 if zscored else 1)
+        told = (
+            f"Mean and SD are over a region's voxels. Percentile: of {len(pictures)} reference pictures ({what}), how"
+            " many in a hundred have a lower predicted mean; the line behind a bar spans 90 % of them."
         )
         self.view = prediction_view(voxels) | {"name": name, "title": card.title, "units": units, "scale": top or 1.0}
-        self.view["regionScale"] = 1.1 * float(self.reference.abs().to_numpy().max(initial=0)) or 1.0
+        self.view["centre"] = [float(x) if np.isfinite(x) else 0.0 for x in centre]
+        self.view["middle"] = middle.to_dict()
+        self.view["regionScale"] = 1.1 * float((self.reference - middle).abs().to_numpy().max(initial=0)) or 1.0
         self.view["ranges"] = {roi: self.reference[roi].quantile([0.05, 0.95]).tolist() for roi in self.reference}
+        if not zscored:
+            told += " Colours and bars show how far a value lies from its mean over these pictures."
         limits = [f"Not good for: {' '.join(card.limits)}"] if card.limits else []
         self.view |= {"meaning": [card.meaning, told, *limits], "facts": _facts(card)}
 

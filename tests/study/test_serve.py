@@ -122,6 +122,21 @@ def test_voxels_without_a_number_are_left_out(server, ask, monkeypatch):
     assert v1["sd"] == 0
 
 
+def test_values_that_are_not_z_scored_are_drawn_around_their_mean(server, ask, monkeypatch):
+    predictor = ColourPredictor(6, placed=False, units="spike count")
+    monkeypatch.setitem(server._encoders, "counts", predictor)
+    _, _, view = ask("GET", "encoder?name=counts")
+    reference = predictor.predict(pictures(12)).values
+    np.testing.assert_allclose(view["centre"], reference.mean(axis=0), rtol=1e-6)
+    away = np.abs(reference - reference.mean(axis=0))
+    assert view["scale"] == pytest.approx(np.quantile(away, 0.99, axis=1).max(), rel=1e-5)
+    v1 = reference[:, [0, 3]].astype(float).mean(axis=1)
+    assert view["middle"]["V1"] == pytest.approx(v1.mean(), rel=1e-6)
+    assert "from its mean over these pictures" in view["meaning"][1]
+    # Of z-scored responses 0 is the mean already.
+    assert set(ask("GET", "encoder?name=colours")[2]["centre"]) == {0}
+
+
 def test_the_card_says_what_a_value_means_and_how_well_voxels_are_predicted(ask):
     _, _, found = ask("GET", "encoder?name=colours")
     assert found["meaning"][0] == "1 is one standard deviation."

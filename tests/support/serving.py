@@ -11,10 +11,10 @@ import xarray as xr
 class ColourPredictor:
     """Predicts ``z`` of ``n_voxels`` voxels of V1, FFA and PPA; ``placed`` puts them on fsaverage5.
 
-    Those at the positions ``unknown`` have no number.
+    Those at the positions ``unknown`` have no number. In other units than z, values lie around 40.
     """
 
-    def __init__(self, n_voxels=30, placed=True, seed=0, unknown=None):
+    def __init__(self, n_voxels=30, placed=True, seed=0, unknown=None, units="z"):
         self.unknown = unknown
         rng = np.random.default_rng(seed)
         self.weights = rng.standard_normal((27, n_voxels)).astype(np.float32)
@@ -31,8 +31,8 @@ class ColourPredictor:
             subject="nobody",
             dataset="made up",
             meaning="1 is one standard deviation.",
-            units="z",
-            zscored="session",
+            units=units,
+            zscored="session" if units == "z" else "none",
             pictures="none",
             n_fit=100,
             n_test=20,
@@ -48,7 +48,7 @@ class ColourPredictor:
             image = stimuli.image(str(name)).convert("RGB").resize((3, 3))
             rows.append(np.asarray(image, np.float32).ravel() / 255 - 0.5)
         coords = {"stimulus": stimuli.ids, **self.voxels.coords}
-        predicted = np.stack(rows) @ self.weights
+        predicted = np.stack(rows) @ self.weights + (0 if self.card.units == "z" else 40)
         if self.unknown is not None:
             predicted[:, self.unknown] = np.nan
         return xr.DataArray(predicted, dims=("stimulus", "voxel"), coords=coords)

@@ -51,16 +51,18 @@
   };
   const digits = () => Math.min(Math.max(2 - Math.floor(Math.log10(encoder.scale)), 0), 8);
   const units = () => encoder.units || "no units given";
+  const centred = () => encoder.centre.some((value) => value !== 0);
   const describe = (v) => {
     const own = values(), facts = [encoder.rois[v].join(", "), encoder.place[v]].filter(Boolean).join(" · ");
     const held = encoder.r[v] === null ? "held-out r not recorded" : `held-out r ${said(encoder.r[v])}`;
     return [make("b", { text: Number.isFinite(own?.[v]) ? `${said(own[v], digits())} ${encoder.units}` : `Voxel ${encoder.voxel[v]}` }),
+      ...(centred() && !compared() ? [make("span", { text: `mean ${said(encoder.centre[v], digits())} over reference pictures` })] : []),
       make("span", { text: `voxel ${encoder.voxel[v]}${facts ? ` · ${facts}` : ""}` }), make("span", { text: held })];
   };
   const map = new VoxelMap($("map"), $("tip"), { describe, pick: (v) => map.mark(v), announce: (text) => { $("where").textContent = text; } });
   const paint = () => {
-    const own = values(), top = encoder.scale;
-    map.paint(encoder.voxel.map((_, v) => (Number.isFinite(own?.[v]) ? mix(RAMP, (own[v] + top) / (2 * top)) : "")), encoder.r.map(well));
+    const own = values(), top = encoder.scale, from = (v) => (compared() ? 0 : encoder.centre[v]);
+    map.paint(encoder.voxel.map((_, v) => (Number.isFinite(own?.[v]) ? mix(RAMP, (own[v] - from(v) + top) / (2 * top)) : "")), encoder.r.map(well));
   };
   const views = () => {
     if (!encoder.maps.some((one) => one.kind === kind)) kind = encoder.maps[0].kind;
@@ -75,16 +77,16 @@
     const bar = make("i"), top = encoder.scale;
     bar.style.background = `linear-gradient(90deg, ${RAMP.join(",")})`;
     $("legend").replaceChildren(make("div", { className: "ramp" }, make("span", { text: said(-top, digits()) }), bar,
-      make("span", { text: `${said(top, digits())} ${units()}${compared() ? ", difference" : ""}` }),
+      make("span", { text: `${said(top, digits())} ${units()}${compared() ? ", difference" : centred() ? ", from the mean" : ""}` }),
       make("span", { className: "none", text: "not predicted well" })));
   };
-  // A region's mean from 0, over the range of what it is for most reference pictures.
-  const span = (mean, range) => {
+  // A region's mean, from where bars start, over the range of what it is for most reference pictures.
+  const span = (mean, from, range) => {
     const box = make("span", { className: "span" }), fill = make("i"), line = make("u"), top = encoder.regionScale;
-    const at = (value) => 50 + 50 * Math.min(Math.max(value / top, -1), 1);
-    fill.style.left = `${Math.min(50, at(mean))}%`;
-    fill.style.width = `${Math.abs(at(mean) - 50)}%`;
-    fill.style.background = mean < 0 ? RAMP[1] : RAMP[7];
+    const at = (value) => 50 + 50 * Math.min(Math.max((value - from) / top, -1), 1);
+    fill.style.left = `${Math.min(50, at(mean ?? from))}%`;
+    fill.style.width = `${Math.abs(at(mean ?? from) - 50)}%`;
+    fill.style.background = mean < from ? RAMP[1] : RAMP[7];
     box.append(fill);
     if (range) {
       line.style.left = `${at(range[0])}%`;
@@ -108,7 +110,8 @@
       const before = against && result(against).regions[k].mean;
       const mean = !against || row.mean === null ? row.mean : before === null ? null : row.mean - before;
       const number = (value, n = digits()) => make("td", { className: "num", text: said(value, n) });
-      const shown = [make("th", { scope: "row", text: row.roi }), make("td", {}, span(mean, against ? null : encoder.ranges[row.roi])),
+      const shown = [make("th", { scope: "row", text: row.roi }),
+        make("td", {}, span(mean, against ? 0 : encoder.middle[row.roi] ?? 0, against ? null : encoder.ranges[row.roi])),
         make("td", { className: "num" }, make("b", { text: said(mean, digits()) })),
         ...(against ? [number(row.mean), number(before)] : [number(row.sd), number(row.percentile, 0)]),
         held(row), number(row.median_r, 2), make("td", { className: "num", text: row.n_voxels.toLocaleString("en") })];
@@ -160,8 +163,8 @@
     if (!seen.includes(picture)) seen.push(picture);
     current = picture;
     redraw();
-    const best = result(picture).regions.reduce((a, b) => (b.mean > (a.mean ?? -Infinity) ? b : a));
-    tell(`${picture.name}: ${best.roi} responds most, ${said(best.mean, digits())} ${encoder.units}.`);
+    const regions = result(picture).regions, best = regions.reduce((a, b) => (b.mean > (a.mean ?? -Infinity) ? b : a));
+    tell(`${picture.name}: ${best.roi}${regions.length > 1 ? " responds most" : ""}, ${said(best.mean, digits())} ${encoder.units}.`);
     document.documentElement.dataset.shown = String(seen.indexOf(picture));
   };
   const take = (bytes, name) => during(`Predicting the responses to ${name} …`, async () => {
