@@ -20,6 +20,7 @@ from ._invert import decode_features as decode_features, retrieve as retrieve
 from ._labels import align_voxels as align_voxels, check_space as check_space, feature_space as feature_space
 from ._noise import NoiseCovariance as NoiseCovariance
 from ._share import encoder_table as encoder_table, pull_encoder as pull_encoder, push_encoder as push_encoder
+from ._transfer import transfer_matrix as transfer_matrix
 from ._width import cheapest as cheapest, layer_dim_sweep as layer_dim_sweep
 from .incontext import InContextEncoder as InContextEncoder
 from .linear._banded import BandedRidgeEncoder as BandedRidgeEncoder, simplex_candidates as simplex_candidates

@@ -358,3 +358,37 @@ def test_two_sessions_of_v4_side_by_side(mirror, tmp_path):
     ceilings = data.load(tmp_path / "voxels.nc")["r_normalised"].values[0]
     assert np.isnan(ceilings[:59]).all()
     assert np.isfinite(ceilings[59:]).mean() > 0.5
+
+
+@pytest.mark.slow
+def test_encoders_of_one_subject_are_tested_on_another(tmp_path):
+    """Subjects of the simulated world share regions, not voxels."""
+    (tmp_path / "compare.toml").write_text(
+        """
+title = "Two subjects"
+[data]
+name = "world"
+options = { n_subjects = 2, n_train = 100, n_test = 0, n_repeats = 1, n_voxels = 60 }
+[features.pixels]
+kind = "pixels"
+size = 8
+[compare]
+cv = 3
+n_bootstraps = 50
+transfer = "roi"
+[compare.readouts.linear]
+"""
+    )
+    compare(read(tmp_path / "compare.toml"), tmp_path / "out", progress=False, say=quiet)
+    found = data.load(tmp_path / "out" / "transfer.nc")
+    assert found["median"].sizes == {"fit": 2, "test": 2, "group": found.sizes["group"]}
+    assert found["group"].values[0] == "all"
+    every = found["median"].isel(group=0).values
+    assert np.isfinite(every).all()
+    assert "Transfer between data sets" in (tmp_path / "out" / "report" / "index.html").read_text()
+    assert {"fit", "test", "group", "median"} <= set(pd.read_csv(tmp_path / "out" / "transfer.csv").columns)
+
+
+def test_transfer_needs_two_data_sets(folder):
+    with pytest.raises(ConfigError, match="transfer is between data sets, and there is one"):
+        compare(read(folder / "compare.toml", ["compare.transfer=roi"]), folder / "out", progress=False, say=quiet)

@@ -95,6 +95,13 @@ class Comparison:
     def _voxels(self) -> dict[str, Any]:
         return {str(k): c for k, c in self.responses.coords.items() if c.dims == ("voxel",)}
 
+    def features(self, space: str) -> xr.DataArray:
+        """Features of one space (stimulus, ...) for every row of the responses; of one that no fold has anew."""
+        values, index = self._features[one_of("feature space", space, self._features)]
+        ids, first = np.unique(self.responses["stimulus"].values.astype(str), return_index=True)
+        dims = {4: ("channel", "y", "x"), 3: ("token", "feature"), 2: ("feature",)}[values.ndim]
+        return xr.DataArray(values[index[first]], {"stimulus": ids}, ("stimulus", *dims), name="features")
+
     def predictions(self, cell: str) -> xr.DataArray:
         """Test predictions of one cell (row, voxel), from the disk; NaN where none was made or could be scored."""
         total = np.full(self.responses.shape, np.nan, dtype=np.float32)

@@ -265,6 +265,44 @@ def joint_section(cells: Cells, weights: xr.DataArray, found: xr.Dataset | None,
     return Section("joint", "Several spaces at once", lead, blocks, nav="Joint models")
 
 
+def transfer_section(found: xr.Dataset) -> Section:
+    """Scores of encoders fitted on each data set and tested on each."""
+    names = [str(x) for x in found["fit"].values]
+    every = found.isel(group=0)
+    values = np.asarray(every["median"].transpose("fit", "test").values, float)
+    loss = np.asarray(every["loss_low"].transpose("fit", "test").values, float) > 0
+    metric = str(found.attrs.get("metric", "r"))
+    figure = draw_matrix(values, names, names, label=f"median {metric}", rings=loss)
+    words = "; ".join(
+        f"{a} to {b} {number(values[i, j], digits=2)}" for i, a in enumerate(names) for j, b in enumerate(names)
+    )
+    columns = [
+        "fit",
+        "test",
+        "kind",
+        "group",
+        "median",
+        "low",
+        "high",
+        "loss_median",
+        "loss_low",
+        "loss_high",
+        "loss_p",
+    ]
+    table = found.drop_dims("voxel").to_dataframe().reset_index()[columns]
+    numbers = {k: table[k].astype(float).round(4) for k in columns[4:]}
+    across = {"voxel": "the same voxels", "vertex": "shared vertices", "roi": "means of shared regions"}
+    unit = across.get(str(found.attrs.get("across", "")), "what corresponds")
+    lead = (
+        f"Encoders fitted on one data set (rows) and tested on another (columns), over {unit}; no encoder has met a "
+        "stimulus that it is tested on, so the diagonal is cross-validation. A frame marks a loss against the diagonal "
+        "of its column whose 95 % interval over stimuli lies above zero."
+    )
+    drawn = f"Median {metric} over {unit}."
+    block = Block(figure, f"Transfer: {words}.", drawn, table.assign(**numbers), about="every group")
+    return Section("transfer", "Transfer between data sets", lead, [block], nav="Transfer")
+
+
 def similarity_section(cells: Cells, table: pd.DataFrame) -> Section | None:
     """Representational similarity of predictions and of features as they are, in every group."""
     known = set(zip(table["kind"], table["group"]))

@@ -44,6 +44,7 @@ def comparison_sections(
     joint_weights: xr.DataArray | None = None,
     stacked: xr.Dataset | None = None,
     stacked_table: pd.DataFrame | None = None,
+    transfer: xr.Dataset | None = None,
     similarity: pd.DataFrame | None = None,
     fields: xr.Dataset | None = None,
     planted_fields: xr.Dataset | None = None,
@@ -91,6 +92,8 @@ def comparison_sections(
         ``first`` and ``last`` (voxel), layers between which a voxel lies, and ``alone`` (layers, voxel); with
         ``stacked_table``, of every group (`neuroenc.encoders.comparison.Comparison.structured_partition`).
     stacked_table : pandas.DataFrame, optional
+    transfer : xarray.Dataset (fit, test, group), optional
+        As `neuroenc.encoders.transfer_matrix` gives it.
     similarity : pandas.DataFrame, optional
         ``kind, group, model, of, similarity, low, high``: RDMs of predictions and features beside those of responses.
     fields : xarray.Dataset (voxel), optional
@@ -166,6 +169,7 @@ def comparison_sections(
         lambda: (
             shared.joint_section(cells, joint_weights, stacked, stacked_table) if joint_weights is not None else None
         ),
+        lambda: shared.transfer_section(transfer) if transfer is not None else None,
         lambda: shared.similarity_section(cells, similarity) if similarity is not None else None,
         lambda: fields_section(cells, fields, planted_fields) if fields is not None else None,
         lambda: shared.warp_section(cells, warp) if warp is not None else None,

@@ -96,6 +96,9 @@ class CompareConfig(Table):
         Models of all spaces that ridge reads, or of those in ``layers.order``, as rows ``all/stacked`` (a convex
         combination of their ridge predictions, for every voxel) and ``all/banded`` (banded ridge). With ``layers`` the
         stack also tells between which layers each voxel lies.
+    transfer
+        With several subjects or a ``join`` of sessions or tasks: ridge on the best feature space is fitted on each and
+        tested on each, over the same voxels, "voxel", or the means of regions that all have, "roi". Empty: not asked.
     field_of_view
         Width of the pictures in degrees of visual angle, for maps of receptive fields; 0: shares of the width.
     learning_curve
@@ -121,6 +124,7 @@ class CompareConfig(Table):
     unique: list[str] | bool = True
     n_components: Count = 100
     joint: list[Literal["stacked", "banded"]] = []
+    transfer: Literal["", "voxel", "roi"] = ""
     learning_curve: list[Annotated[int, Field(ge=10, le=MOST)]] = []
     field_of_view: Annotated[float, Field(ge=0)] = 0.0
     training: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from neuroenc._core.tables import write_table
 from neuroenc._version import __version__
 from neuroenc.data import EncodingData, Stimuli
 from neuroenc.embedding import TextEmbedder, train_space
-from neuroenc.encoders import cheapest
+from neuroenc.encoders import cheapest, transfer_matrix
 from neuroenc.encoders.comparison import (
     Cell,
     Comparison,
@@ -46,6 +46,11 @@ _PASSED = ("cores", "validation", "n_candidates", "training", "n_components", "n
 def compare(study: Study) -> dict[str, Any]:
     """Every feature space through every readout, on the same rows, folds and tuning budget."""
     config, whole = study.table("compare"), study.config
+    if config.transfer and len(study.subjects) < 2:
+        raise ConfigError(
+            "[compare] transfer is between data sets, and there is one. Next step: [data] join = { session = [...] }, "
+            "or a data set of several subjects."
+        )
     cells = cells_of(config, whole.features)
     unique = unique_spaces(config, cells)
     used = {name for cell in cells for name in cell.spaces if name} | set(unique)
@@ -310,6 +315,10 @@ def tabulate(study: Study) -> dict[str, Any]:
     if partition is not None:
         maps["stacked_layers"] = parts["stacked"] = partition[0]
         tables["stacked_layers"] = parts["stacked_table"] = partition[1]
+    if config.transfer:
+        made = transfer(study, found)
+        maps["transfer"] = parts["transfer"] = made
+        tables["transfer"] = made.drop_dims("voxel").to_dataframe().reset_index()
     similarity = found.similarity()
     if len(similarity):
         tables["similarity"] = parts["similarity"] = similarity
@@ -359,6 +368,40 @@ def _planted_fields(study: Study, width: float) -> xr.Dataset | None:
     scale = {"x": 2.0, "y": -2.0, "size": 2.0}
     values = {k: np.concatenate([t[f"rf_{k}"].values for t in truths]) * s for k, s in scale.items()}
     return retinotopy(xr.Dataset({k: ("voxel", v) for k, v in values.items()}), width)
+
+
+def transfer(study: Study, found: Comparison) -> xr.Dataset:
+    """Transfer between the subjects (or sessions, or tasks) of a comparison, by ridge on the best space that it reads.
+
+    Raises
+    ------
+    ConfigError
+        No space that ridge reads and all folds share.
+    """
+    config, whole = study.table("compare"), study.config
+    linear = [c for c in found.cells if c.endswith("/linear") and c.count("/") == 1]
+    known = {c.split("/")[0]: c for c in linear if whole.features[c.split("/")[0]].kind != "trained"}
+    if not known:
+        raise ConfigError("[compare] transfer is by ridge on a fixed space; no cell SPACE/linear reads one.")
+    inner = found.scores["validation_r"].sel(cell=list(known.values())).median("voxel")
+    space = list(known)[int(np.argmax(inner.values))]
+    values = [str(v) for several in whole.data.join.values() for v in several]
+    names = values if len(values) == len(study.subjects) else [one.name for one in study.subjects]
+    sets: dict[str, xr.DataArray] = {}
+    first = 0
+    for k, (name, one) in enumerate(zip(names, study.subjects)):
+        # One after the other, as they stand side by side in the comparison.
+        part = found.responses.isel(voxel=slice(first, first := first + one.responses.shape[1]))
+        part = part.isel({part.dims[0]: np.isfinite(part.values).all(axis=1)})
+        own = {"voxel": part["unit"].values if "unit" in part.coords else part["voxel"].values}
+        roi = {"roi": ("voxel", part["roi"].values)} if "roi" in part.coords else {}
+        rows = {"stimulus": part["stimulus"].values}
+        plain = xr.DataArray(part.values, {**rows, **own, **roi}, ("stimulus", "voxel"), attrs=part.attrs)
+        sets[name if name not in sets else f"{name} ({k})"] = plain.assign_coords(subject=one.name)
+    study.say(f"    transfer of {space}/linear between {', '.join(sets)}")
+    how = {"across": config.transfer, "n_bootstraps": config.n_bootstraps, "seed": whole.seed}
+    made = transfer_matrix(found.features(space), sets, cv=config.cv if isinstance(config.cv, int) else 5, **how)
+    return made.assign_attrs(features=space)
 
 
 def comparison_text(found: Comparison) -> str:
