@@ -62,6 +62,10 @@ class Served:
         if "voxel" not in voxels.coords:
             raise DataError(f"voxels of {name} have no labels. Next step: fit it on neuroenc.data.make_responses(...).")
         card = predictor.card
+        if not card.reads_pictures:
+            read = ", ".join(sorted({str(table.get("kind", "image")) for table in card.features.values()}))
+            found = f"reads {read}" if read else "was saved without the recipe of its features"
+            raise DataError(f"{name} {found}, and the page takes pictures. Next step: an encoder of pictures.")
         zscored = card.units == "z" or card.zscored in ("session", "run")
         units = "z" if zscored else card.units
         predicted = predictor.predict(pictures)

@@ -296,6 +296,16 @@ def test_the_command_prints_its_address_and_ends_with_ctrl_c(monkeypatch):
     assert len(opened) == 1
 
 
+def test_encoders_of_captions_and_without_a_recipe_are_refused():
+    predictor = ColourPredictor(6, placed=False)
+    predictor.card.reads_pictures, predictor.card.features = False, {"words": {"kind": "captions"}}
+    with pytest.raises(DataError, match="mine reads captions, and the page takes pictures"):
+        _serve.Served("mine", predictor, pictures(2), "made up")
+    predictor.card.features = {}
+    with pytest.raises(DataError, match="mine was saved without the recipe"):
+        _serve.Served("mine", predictor, pictures(2), "made up")
+
+
 def test_an_encoder_that_is_not_there_is_told_before_anything_is_served():
     found = CliRunner().invoke(app, ["serve", "--encoder", "world-s9", "--no-browser"])
     assert found.exit_code == 2

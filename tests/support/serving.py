@@ -28,6 +28,8 @@ class ColourPredictor:
         self.voxels = xr.Dataset(scores, coords=coords, attrs={"space": "fsaverage5"} if placed else {})
         self.card = SimpleNamespace(
             title="Colours",
+            features={"colours": {}},
+            reads_pictures=True,
             subject="nobody",
             dataset="made up",
             meaning="1 is one standard deviation.",
