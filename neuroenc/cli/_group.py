@@ -28,6 +28,9 @@ def group(
         ),
     ] = None,
     null: Annotated[str, typer.Option(help="Null maps of --against: spin or moran.")] = "spin",
+    sphere: Annotated[
+        list[Path] | None, typer.Option(help="Registered sphere of another mesh than fsaverage5: left, then right.")
+    ] = None,
     permutations: Annotated[int, typer.Option(help="Sign flips, and null maps.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Of sign flips and null maps.", min=0, max=2**32 - 1)] = 0,
 ) -> None:
@@ -43,6 +46,7 @@ def group(
         min_subjects=min_subjects,
         against=against or (),
         null=null,
+        sphere=sphere or (),
         permutations=permutations,
         seed=seed,
         say=typer.echo,

@@ -136,7 +136,7 @@ def stack_subjects(maps: Mapping[str, xr.Dataset | xr.DataArray], *, space: str 
     Dataset (subject, voxel)
         Vertices that any subject has, left before right; NaN where a subject has none. Coordinates ``vertex, hemi,
         own_roi`` (subject, voxel; regions as each subject names them) and ``roi`` (those that at least half of the
-        subjects name). ``attrs["space"]``.
+        subjects name). ``attrs``: ``space``, and of an fsaverage mesh ``n_vertices`` (of a hemisphere).
 
     Raises
     ------
@@ -195,7 +195,8 @@ def stack_subjects(maps: Mapping[str, xr.Dataset | xr.DataArray], *, space: str 
     if (regions != "").any():
         coords["own_roi"] = (("subject", "voxel"), regions.astype(str))
         coords["roi"] = ("voxel", np.array([_most_named(column, len(parts)) for column in regions.T.tolist()]))
-    return xr.Dataset({k: (("subject", "voxel"), v) for k, v in values.items()}, coords=coords, attrs={"space": named})
+    about = {"space": named} | ({"n_vertices": limit} if named in _DENSITIES else {})
+    return xr.Dataset({k: (("subject", "voxel"), v) for k, v in values.items()}, coords=coords, attrs=about)
 
 
 def _common_space(spaces: Mapping[str, str], wanted: str) -> tuple[int, str]:

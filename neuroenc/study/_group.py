@@ -22,6 +22,7 @@ from neuroenc.study._export import find_scores
 
 _ANATOMY = ("thickness", "curvature", "sulcal depth", "area")
 _MESH = "fsaverage5"
+Mesh = dict[str, tuple[np.ndarray, np.ndarray]]  # places and faces by hemisphere
 
 
 def _subjects(runs: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
@@ -32,7 +33,10 @@ def _subjects(runs: Sequence[str | os.PathLike[str]]) -> dict[str, xr.Dataset]:
         if not isinstance(scores, xr.Dataset) or "voxel" not in scores.dims:
             raise DataError(f"{run} holds no scores over 'voxel'. Next step: the folder of a neuroenc run.")
         if "subject" not in scores.coords:
-            names = np.array([Path(run).resolve().name] * scores.sizes["voxel"])
+            place = Path(run).resolve()
+            place = place.parent if place.is_file() else place
+            place = place.parent if place.name in ("study", "report") else place
+            names = np.array([place.name] * scores.sizes["voxel"])
         else:
             names = np.broadcast_to(scores["subject"].values.astype(str), scores.sizes["voxel"])
         for name in dict.fromkeys(names.tolist()):
@@ -57,6 +61,7 @@ def group_runs(
     min_subjects: int | None = None,
     against: str | Sequence[str | os.PathLike[str]] = (),
     null: str = "spin",
+    sphere: Sequence[str | os.PathLike[str]] = (),
     permutations: int = 1000,
     seed: int = 0,
     say: Callable[[str], None] = print,
@@ -83,6 +88,9 @@ def group_runs(
         ``sulcal depth`` or ``area`` of fsaverage5, or one file a hemisphere of one map on the same mesh.
     null : {"spin", "moran"}
         Null maps of the comparison; "moran" for maps of a part of the cortex.
+    sphere : two paths, optional
+        Registered spheres of another mesh than fsaverage5, left and right (GIFTI or FreeSurfer): for clusters and spins
+        on fsLR, or on fsaverage6 as it is.
     permutations : int
         Sign flips, and null maps.
     seed : int
@@ -109,26 +117,26 @@ def group_runs(
     """
     one_of("null", null, ("spin", "moran"))
     check_whole("permutations", permutations)
-    stacked = data.stack_subjects(_subjects(runs))
+    stacked = data.stack_subjects(_subjects(runs), space="fsaverage7" if sphere else _MESH)
     if score not in stacked:
         raise ConfigError(unknown_name("score", score, map(str, stacked), "Scores that all subjects have."))
     names = [against] if isinstance(against, str) else list(against)
-    n, space = stacked.sizes["subject"], str(stacked.attrs["space"])
+    n, space, mesh = stacked.sizes["subject"], str(stacked.attrs["space"]), _mesh(stacked, sphere)
+    others = _others(stacked, names, mesh)
     say(f"{n} subjects on {space}: {stacked.sizes['voxel']} vertices that any has")
-    remarks = [] if space == _MESH else [f"Vertices are on {space}, whose mesh is not at hand: no TFCE, no spins."]
+    remarks = [] if mesh else [f"Vertices are on {space}, whose mesh is not at hand: no clusters (--sphere)."]
     how: dict[str, Any] = {"chance": chance, "alternative": alternative, "n_permutations": permutations, "seed": seed}
     maps = stats.group_map(
         stacked[score],
         p=stacked.get("p_value"),
-        edges=_edges(stacked) if space == _MESH else None,
+        edges=_edges(stacked, mesh) if mesh else None,
         min_subjects=min_subjects,
         **how,
     ).assign_attrs(score=score, space=space, subjects=list(map(str, stacked["subject"].values)))
     if "p_value" not in stacked:
         remarks.append("Runs have no p of single subjects: no prevalence and no overlap.")
-    others = _others(stacked, names)
-    beside = _beside(maps["mean"], others, null, permutations, seed) if others else None
-    regions = _regions(stacked, score, chance, alternative, permutations, seed)
+    beside = _beside(maps["mean"], others, mesh, null, permutations, seed) if others and mesh else None
+    regions = _regions(stacked, maps, chance, alternative, permutations, seed)
     folder = output_folder(out)
     for name, table in (("regions", regions), ("comparison", beside)):
         if table is not None and len(table):
@@ -146,16 +154,34 @@ def group_runs(
     return page.write(folder)
 
 
-def _edges(stacked: xr.Dataset) -> np.ndarray:
+def _mesh(stacked: xr.Dataset, sphere: Sequence[str | os.PathLike[str]]) -> Mesh | None:
+    """Sphere of the vertices: the files given, or fsaverage5's; None where there is none."""
+    space = str(stacked.attrs["space"])
+    if not sphere:
+        return data.load_mesh(_MESH) if space == _MESH else None
+    if len(sphere) != 2:
+        raise ConfigError(f"sphere names {len(sphere)} files; legal are two, of the left and the right hemisphere.")
+    mesh = data.load_mesh(dict(zip("LR", sphere, strict=True)))
+    for hemi, (places, _) in mesh.items():
+        highest = int(stacked["vertex"].values[stacked["hemi"].values == hemi].max(initial=-1))
+        if highest >= len(places) or stacked.attrs.get("n_vertices", len(places)) != len(places):
+            raise DataError(
+                f"the sphere of hemisphere {hemi} has {len(places)} vertices, and maps are on {space} (up to vertex "
+                f"{highest}). Next step: the sphere of {space}."
+            )
+    return mesh
+
+
+def _edges(stacked: xr.Dataset, mesh: Mesh) -> np.ndarray:
     """Neighbours among the vertices of both hemispheres."""
-    meshes, pairs = data.load_mesh(_MESH, "white"), []
-    for hemi in ("L", "R"):
+    pairs = []
+    for hemi, (_, faces) in mesh.items():
         at = np.flatnonzero(stacked["hemi"].values == hemi)
-        pairs.append(at[stats.mesh_edges(meshes[hemi][1], stacked["vertex"].values[at])])
+        pairs.append(at[stats.mesh_edges(faces, stacked["vertex"].values[at])])
     return np.concatenate(pairs)
 
 
-def _others(stacked: xr.Dataset, names: Sequence[str | os.PathLike[str]]) -> dict[str, xr.DataArray]:
+def _others(stacked: xr.Dataset, names: Sequence[str | os.PathLike[str]], mesh: Mesh | None) -> dict[str, xr.DataArray]:
     """Maps to compare with, over voxels with vertex and hemi."""
     found, files = {}, []
     for name in map(str, names):
@@ -172,23 +198,25 @@ def _others(stacked: xr.Dataset, names: Sequence[str | os.PathLike[str]]) -> dic
         if read.ndim != 1:
             raise DataError(f"{files[0]} holds {len(read)} maps. Next step: a file of one map.")
         found[", ".join(f.name for f in files)] = read
-    if found and stacked.attrs["space"] != _MESH:
-        raise DataError(f"maps on {stacked.attrs['space']} cannot be compared: null maps need {_MESH}'s sphere.")
+    space = stacked.attrs["space"]
+    if found and mesh is None:
+        raise DataError(f"null maps need the sphere of {space}, which is not at hand. Next step: --sphere, twice.")
+    if space != _MESH and set(found) & set(_ANATOMY):
+        raise DataError(f"anatomical maps are on {_MESH}, and the group on {space}. Next step: files of {space}.")
     return found
 
 
 def _beside(
-    mean: xr.DataArray, others: dict[str, xr.DataArray], null: str, permutations: int, seed: int
+    mean: xr.DataArray, others: dict[str, xr.DataArray], mesh: Mesh, null: str, permutations: int, seed: int
 ) -> pd.DataFrame:
     """Correlation of the group's mean with other maps, against smooth null maps of them and shuffled vertices."""
-    sphere = data.load_mesh(_MESH, "sphere")
-    sizes = {h: len(sphere[h][0]) for h in ("L", "R")}
-    hemi, vertex = np.repeat(list(sizes), list(sizes.values())), np.concatenate([np.arange(n) for n in sizes.values()])
-    places = np.concatenate([sphere[h][0] for h in sizes])
+    sizes = {h: len(places) for h, (places, _) in mesh.items()}
+    hemi = np.repeat(list(sizes), list(sizes.values()))
+    places = np.concatenate([xyz for xyz, _ in mesh.values()])
 
     def placed(values: xr.DataArray) -> np.ndarray:
-        out, after = np.full(len(vertex), np.nan), np.where(values["hemi"].values == "R", sizes["L"], 0)
-        # The vertices of fsaverage5 are the first ones of finer meshes.
+        out, after = np.full(len(hemi), np.nan), np.where(values["hemi"].values == "R", sizes["L"], 0)
+        # Of a finer fsaverage mesh, the first vertices are meant.
         inside = values["vertex"].values < np.where(after > 0, sizes["R"], sizes["L"])
         out[(values["vertex"].values + after)[inside]] = values.values[inside]
         return out
@@ -211,12 +239,15 @@ def _beside(
 
 
 def _regions(
-    stacked: xr.Dataset, score: str, chance: float, alternative: str, permutations: int, seed: int
+    stacked: xr.Dataset, maps: xr.Dataset, chance: float, alternative: str, permutations: int, seed: int
 ) -> pd.DataFrame | None:
-    """One row a region that two subjects have: each subject's mean over its own vertices, and their mean with tests."""
+    """One row a region that two subjects have: each subject's mean over its own vertices, and their mean with tests.
+
+    The prevalence is the mean over the vertices that at least half of the subjects count to the region.
+    """
     if "own_roi" not in stacked.coords:
         return None
-    own, values = stacked["own_roi"].values, stacked[score].values
+    own, values = stacked["own_roi"].values, stacked[maps.attrs["score"]].values
     entries, code = np.unique(own, return_inverse=True)
     names = sorted({name for entry in entries for name in str(entry).split(";") if name})
     means = np.full((len(own), len(names)), np.nan)
@@ -235,5 +266,8 @@ def _regions(
     reach = student.ppf(0.975, n - 1) * spread / np.sqrt(n)
     table = {"roi": names, "n_subjects": n, "mean": centre, "low": centre - reach, "high": centre + reach}
     table |= {"t": test.statistic, "p": test.p, "p_fwe": test.p_fwe, "q": stats.fdr(test.p)}
+    if "prevalence" in maps:
+        shared = [[name in str(entry).split(";") for entry in maps["roi"].values] for name in names]
+        table["prevalence"] = [float(maps["prevalence"].where(np.array(mask)).mean()) for mask in shared]
     subjects = {str(s): row for s, row in zip(stacked["subject"].values, means)}
     return pd.DataFrame(table | subjects)

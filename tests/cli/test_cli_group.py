@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy.spatial import ConvexHull
 from typer.testing import CliRunner
 
 from neuroenc import data
@@ -60,6 +62,7 @@ def test_runs_become_maps_of_a_group(runs, tmp_path, monkeypatch):
     assert regions.loc["V1", "low"] > 0.45
     assert regions.loc["FFA", "mean"] == pytest.approx(0.375, abs=0.03)
     assert regions.loc["FFA", "sub-8"] == pytest.approx(0, abs=0.03)
+    assert abs(regions.loc["FFA", "prevalence"] - 0.75) < 0.08
     assert pd.read_csv(tmp_path / "comparison.csv")["null"].tolist() == ["spin", "permutation"]
     assert (tmp_path / "maps" / "prevalence_hemi-L.func.gii").is_file()
     page = (tmp_path / "index.html").read_text()
@@ -99,3 +102,34 @@ def test_finer_meshes_keep_their_first_vertices():
     np.testing.assert_array_equal(stacked["r"], [[5, np.nan], [5, 7]])
     kept = data.stack_subjects({"a": one("fsLR", [20000]), "b": one("fsLR", [20000])})
     assert kept.sizes["voxel"] == 1
+
+
+def test_another_mesh_by_its_spheres(tmp_path, monkeypatch):
+    monkeypatch.setattr(_group.Canvas, "draw", lambda *_, **__: [])
+    places = data.load_mesh()["L"][0][:162]
+    faces = ConvexHull(places).simplices
+    for hemi in "LR":
+        arrays = [
+            nib.gifti.GiftiDataArray(places.astype(np.float32), intent="NIFTI_INTENT_POINTSET"),
+            nib.gifti.GiftiDataArray(faces.astype(np.int32), intent="NIFTI_INTENT_TRIANGLE"),
+        ]
+        nib.save(nib.gifti.GiftiImage(darrays=arrays), tmp_path / f"{hemi}.surf.gii")
+    coords = {"vertex": ("voxel", np.tile(np.arange(162), 2)), "hemi": ("voxel", np.repeat(["L", "R"], 162))}
+    folders = []
+    for subject in range(6):
+        rng = np.random.default_rng(subject)
+        values = {"r": ("voxel", 0.2 + 0.1 * rng.standard_normal(324)), "r2": ("voxel", rng.standard_normal(324))}
+        folders.append(tmp_path / f"sub-{subject}" / "scores.nc")
+        folders[-1].parent.mkdir()
+        data.save(xr.Dataset(values, coords, {"space": "icosahedron"}), folders[-1])
+    spheres = ["--sphere", str(tmp_path / "L.surf.gii"), "--sphere", str(tmp_path / "R.surf.gii")]
+    arguments = ["group", *map(str, folders), "--out", str(tmp_path / "out"), "--permutations", "63", "--against", "r2"]
+    without = CliRunner().invoke(app, arguments)
+    assert "sphere of icosahedron" in without.stderr
+    result = CliRunner().invoke(app, [*arguments, *spheres])
+    assert result.exit_code == 0, result.output
+    assert "324 vertices tested" in result.output
+    assert (data.load(tmp_path / "out" / "scores.nc")["p_tfce"].values <= 0.05).mean() > 0.95
+    assert "with r2: r = " in result.output
+    short = CliRunner().invoke(app, [*arguments, *spheres[:2]])
+    assert "legal are two" in short.stderr
