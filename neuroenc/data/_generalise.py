@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tomllib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from neuroenc._core.checks import check_fraction, check_whole, make_rng
 from neuroenc._core.errors import DataError, unknown_name
@@ -80,19 +82,22 @@ def small_pictures(stimuli: Stimuli, size: int = 16) -> xr.DataArray:
 
 def _directions(features: xr.DataArray) -> np.ndarray:
     """Features (stimulus, feature) less their mean, at unit length; what has no direction has one apart."""
-    values = features.values.reshape(len(features), -1).astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
+    values = features.values.reshape(len(features), -1)
+    mean = values.mean(axis=0, dtype=np.float64)
+    if not np.isfinite(mean).all():
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         raise DataError(
             f"features of {len(bad)} of {len(values)} stimuli hold NaN or infinite values, first "
             f"{str(features['stimulus'].values[bad[0]])!r}. Next step: drop these stimuli, or embed them anew."
         )
-    values = values - values.mean(axis=0)
-    length = np.linalg.norm(values, axis=1)
-    still = length <= 1e-9 * max(float(length.max(initial=0.0)), 1e-300)
-    values[~still] /= length[~still, None]
-    values[still] = 0.0
-    return np.column_stack([values, still]).astype(np.float32)
+    out = np.zeros((len(values), values.shape[1] + 1), dtype=np.float32)
+    for start in range(0, len(values), _BLOCK):
+        out[start : start + _BLOCK, :-1] = values[start : start + _BLOCK] - mean
+    length = np.sqrt(np.einsum("ij,ij->i", out, out, dtype=np.float64))
+    still = length <= 1e-7 * float(length.max(initial=0.0))
+    out /= np.where(still, 1.0, length)[:, None].astype(np.float32)
+    out[still, :-1], out[:, -1] = 0.0, still
+    return out
 
 
 def _best(asked: np.ndarray, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -225,11 +230,14 @@ def feature_clusters(features: xr.DataArray, n_clusters: int = 5, seed: int = 0)
     >>> a == c, b == d, a != b
     (True, True, True)
     """
-    unit = _directions(features)
-    k, different = check_whole("n_clusters", n_clusters, 2), len(np.unique(unit, axis=0))
-    if k > different:
+    unit, k = _directions(features), check_whole("n_clusters", n_clusters, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told below
+        found = KMeans(k, n_init=10, random_state=seed).fit_predict(unit) if k <= len(unit) else np.zeros(len(unit))
+    if len(np.unique(found)) < k:
+        different = len(np.unique(unit, axis=0))
         raise DataError(f"{k} clusters of {different} different stimuli; legal is 2 to {different}.")
-    return _labels(features, KMeans(k, n_init=10, random_state=seed).fit_predict(unit), "cluster")
+    return _labels(features, found, "cluster")
 
 
 def _labels(features: xr.DataArray, values: np.ndarray, name: str) -> xr.DataArray:

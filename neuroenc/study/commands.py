@@ -102,9 +102,10 @@ def run(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dic
     config : StudyConfig
         From `read_config` or `example_config`.
     out : path
-        Folder for ``report/``, ``encoder/`` and ``summary.json``. Results are kept in ``out/.steps`` by the content of
-        what they were made from; the same call after a kill goes on and ends with the same files (``seconds`` in
-        ``summary.json`` apart), and other commands on the same folder find what they share.
+        Folder for ``report/``, ``encoder/``, ``leakage.csv`` (the nearest training stimulus of every test stimulus) and
+        ``summary.json``. Results are kept in ``out/.steps`` by the content of what they were made from; the same
+        call after a kill goes on and ends with the same files (``seconds`` in ``summary.json`` apart), and other
+        commands on the same folder find what they share.
     **options
         Of `Study`: ``mirror`` (folder with data sets, tried before any download), ``workers`` or ``client`` (processes
         of this machine, or a Dask client; default ``[compute]``), ``progress``, ``say`` (callback for progress
@@ -115,8 +116,9 @@ def run(config: StudyConfig, out: str | os.PathLike[str], **options: Any) -> dic
     dict
         What ``summary.json`` holds: ``n_voxels``, ``n_stimuli``, ``median_r``, ``median_r2``,
         ``median_noise_ceiling_r`` and ``median_r_normalised`` (null without repeats), ``n_significant`` (q below the
-        level), with several feature spaces ``median_r:SPACE``, with ``[decode]`` ``pairwise_accuracy:METRIC`` and
-        ``top_1_accuracy:METRIC`` with ``_p``, ``seconds`` and more.
+        level), with several feature spaces ``median_r:SPACE``, ``share_near_duplicates`` of the test stimuli and
+        ``median_r_without_near_duplicates``, with ``learning_curve`` ``explained_variance:SPACE:SIZE``, with
+        ``[decode]`` ``pairwise_accuracy:METRIC`` and ``top_1_accuracy:METRIC`` with ``_p``, ``seconds`` and more.
 
     Examples
     --------

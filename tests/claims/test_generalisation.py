@@ -1,9 +1,9 @@
 """Claims about splits that generalise (re:vision, LAION-fMRI) and about leakage. Fixed before the first run:
 
 1. 900 scenes of the simulated world, cortex of 200 voxels, ridge on the world's CLIP, three seeds: median r over
-   voxels is lower by .02 or more where one of five clusters of features is held out than in five random folds, and by .02 or
-   more where all scenes of one family are. Control: clusters whose labels are shuffled over scenes cost less than .02.
-   No margin for families against clusters: which is harder is told.
+   voxels is lower by .02 or more where one of five clusters of features is held out than in five random folds, and
+   by .02 or more where all scenes of one family are. Control: clusters whose labels are shuffled over scenes cost
+   less than .02. No margin for families against clusters: which is harder is told.
 2. 500 scenes that are not near duplicates of each other, 100 of them under a second name, brighter and with noise on
    their pixels, with responses of their own; features that can learn pictures by heart (768 random features of pixels
    beside CLIP), three seeds. By pixels, pairs across a split are found with recall 1 and precision 1. Median r of the

@@ -16,7 +16,7 @@ from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.cli._main import app
 from neuroenc.data import EncodingData, Stimuli, make_responses
-from neuroenc.study import compare, example_config, list_examples, read_config
+from neuroenc.study import Study, compare, example_config, list_examples, read_config
 from neuroenc.study.stages.compare import join_subjects, scale_voxels
 
 CONFIG = """
@@ -259,6 +259,22 @@ def test_wrong_settings_are_named_before_any_fit(folder, setting, message):
     with pytest.raises(ConfigError, match=message):
         compare(read(folder / "compare.toml", [setting]), folder / "out", progress=False, say=quiet)
     assert not (folder / "out").exists()
+
+
+def test_folds_may_be_those_of_the_evaluation(folder):
+    changes = [
+        'compare.cv="evaluation"',
+        "evaluation.scheme=cluster",
+        "evaluation.n_splits=3",
+        'compare.cells=["right/linear"]',
+    ]
+    changes += ["compare.joint=[]", "compare.unique=false"]
+    table = read(folder / "compare.toml", changes).model_copy(deep=True)
+    config = table.model_copy(update={"compare": table.compare.model_copy(update={"regions": None, "layers": None})})
+    done = Study(config, folder / "out", progress=False).until("compare")
+    labels = data.feature_clusters(data.load(folder / "right.nc"), 3)
+    sizes = sorted(len(job.rows.test) for job in done.comparison._jobs["right/linear"])
+    assert sizes == sorted(np.bincount(labels.values).tolist())
 
 
 def test_more_folds_than_stimuli_are_refused_before_features(folder):

@@ -93,6 +93,10 @@ def test_files_of_test_sets(given, tmp_path):
     sets = done.leakage["sets"].set_index("set")
     assert sets["n_test"].to_dict() == {"all": 35, "near": 20, "far": 15}
     assert {"median_r:file:near", "median_r:file:far"} <= set(done.summary)
+    # A split that names files: stimuli have no endings.
+    (tmp_path / "named.json").write_text(json.dumps({k: [f"{i}.png" for i in v] for k, v in lists.items()}))
+    named = study(given, scheme="file", files=[str(tmp_path / "named.json")]).until("split")
+    assert [tuple(map(len, fold)) for fold in named.splits[0]] == [(80, 35)]
     part = study(given, scheme="file", files=[str(tmp_path / "sets.json")], sets=["far"]).until("split")
     assert [tuple(map(len, fold)) for fold in part.splits[0]] == [(80, 15)]
     # Two files are two folds; permutations are among the rows that they test.
@@ -108,6 +112,27 @@ def test_files_of_test_sets(given, tmp_path):
     (tmp_path / "none.json").write_text('{"test": ["p00x"]}')
     with pytest.raises(DataError, match="no stimulus of 'test' occurs"):
         study(given, scheme="file", files=[str(tmp_path / "none.json")]).until("split")
+
+
+def test_random_splits_of_the_same_sizes_stand_beside(given):
+    """Doubles sit on one side of each cluster, and on both of a random split, which is the better for it."""
+    sets = study(given, scheme="cluster", n_splits=3, random_splits=1).until("leakage").leakage["sets"].set_index("set")
+    assert (sets["random_low"] <= sets["random_r"]).all()
+    assert sets.loc["all", "random_r"] > sets.loc["all", "median_r"]
+    # A random split beside a random split is another of its kind.
+    plain = study(given, n_splits=2, random_splits=1).until("leakage").leakage["sets"].iloc[0]
+    assert abs(plain["random_r"] - plain["median_r"]) < 0.15
+
+
+def test_pictures_that_cannot_be_read_are_told_of(given, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    stimuli = data.Stimuli(given["stimuli"].ids, [bad] * len(given["stimuli"]))
+    said: list[str] = []
+    config = StudyConfig(evaluation=EvaluationConfig(n_splits=4, permutations=0))
+    done = Study(config, **given | {"stimuli": stimuli}, progress=False, say=said.append).until("leakage")
+    assert set(done.leakage["table"]["space"]) == {"features"}
+    assert any("pictures are not compared" in line for line in said)
 
 
 def test_accuracy_grows_with_training_stimuli(given, tmp_path):

@@ -78,7 +78,8 @@ class CompareConfig(Table):
         Give every trained readout a control of as many parameters, ``NAME-matched``: a linear readout of that rank on
         the same features.
     cv
-        Outer folds of every cell, or a column whose values are left out in turn.
+        Outer folds of every cell, a column whose values are left out in turn, or "evaluation": the folds of
+        ``[evaluation]``.
     validation
         Share of the training stimuli that stops training and chooses between candidates.
     n_candidates

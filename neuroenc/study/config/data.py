@@ -444,6 +444,8 @@ class EvaluationConfig(Table):
         a time; with them, all of these at once, scored each by itself.
     leakage
         Tell how far each test stimulus is from the nearest training stimulus, and list near duplicates.
+    random_splits
+        Random splits with folds and sets of the same sizes, whose accuracy stands beside that of each set.
     learning_curve
         Numbers of training stimuli at which the encoder is fitted besides; empty: not asked.
     permutations
@@ -474,6 +476,7 @@ class EvaluationConfig(Table):
     column: str = ""
     sets: list[str] = []
     leakage: bool = True
+    random_splits: CountOrZero = 0
     learning_curve: list[Annotated[int, Field(ge=10, le=MOST)]] = []
     permutations: CountOrZero = 1000
     permutation_mode: Literal["auto", "samples", "within", "whole", "shift"] = "auto"

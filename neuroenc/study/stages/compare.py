@@ -28,9 +28,10 @@ from neuroenc.encoders.comparison import (
 )
 from neuroenc.encoders.readout import retinotopy
 from neuroenc.study.config import CompareConfig
-from neuroenc.study.stages.distance import check_sizes
+from neuroenc.study.stages.distance import MOST_NEAR, check_sizes, near_across, near_text
+from neuroenc.study.stages.fit import evaluation_folds
 from neuroenc.study.stages.learning import cell_curves
-from neuroenc.study.stages.load import make_spaces, with_joined
+from neuroenc.study.stages.load import Subject, make_spaces, with_joined
 from neuroenc.study.stages.score import noise_ceilings
 from neuroenc.study.study import Study, stage
 
@@ -40,8 +41,8 @@ _PASSED = ("cores", "validation", "n_candidates", "training", "n_components", "n
 
 @stage(
     "compare",
-    reads=("subjects", "stimuli", "config.features", "config.compare", "config.seed"),
-    writes=("comparison", "cell_curves"),
+    reads=("subjects", "stimuli", "config.features", "config.compare", "config.evaluation", "config.seed"),
+    writes=("comparison", "cell_curves", "near"),
 )
 def compare(study: Study) -> dict[str, Any]:
     """Every feature space through every readout, on the same rows, folds and tuning budget."""
@@ -59,7 +60,9 @@ def compare(study: Study) -> dict[str, Any]:
     missing = float(np.isnan(responses.values).mean())
     unseen = f", {missing:.0%} not seen" if missing else ""
     study.say(f"    {responses.shape[0]} stimuli, {responses.shape[1]} voxels{unseen}")
-    folds = make_folds(responses, config.cv, config.validation, whole.seed)
+    together = Subject("all", responses, responses, stimuli=stimuli)
+    cv: Any = evaluation_folds(study, together)[0] if config.cv == "evaluation" else config.cv
+    folds = make_folds(responses, cv, config.validation, whole.seed)
     spaces: dict[str, xr.DataArray] = {}
     made = make_spaces(with_joined(whole.features, used), stimuli, study.progress)
     for name, settings in whole.features.items():
@@ -73,10 +76,13 @@ def compare(study: Study) -> dict[str, Any]:
         else:
             # Kept by name, so that cells are named as in the config; no cell reads it.
             spaces[name] = xr.DataArray(np.zeros((0, 0), np.float32), dims=("stimulus", "feature"))
-    study.say(f"    {len(cells)} cells, {config.cv} outer folds, {config.n_candidates} settings a cell")
+    study.say(f"    {len(cells)} cells, {len(folds)} outer folds, {config.n_candidates} settings a cell")
     ids = responses["stimulus"].values.astype(str)
     rows = [(fold.train, fold.test) for fold in folds]
     check_sizes(config.learning_curve, rows, ids, "[compare]")
+    near = near_across(study, together, rows)
+    if near.get("share_near_duplicates", 0) > MOST_NEAR:
+        study.say("    " + near_text(near))
     fit = partial(
         compare_cells,
         spaces,
@@ -94,7 +100,7 @@ def compare(study: Study) -> dict[str, Any]:
         say=study.say,
     )
     found = fit(
-        cv=config.cv,
+        cv=cv,
         unique=unique,
         joint={kind: joint_spaces(config, cells) for kind in config.joint},
         ordered=config.layers is not None,
@@ -105,7 +111,7 @@ def compare(study: Study) -> dict[str, Any]:
     learned = None
     if config.learning_curve:
         learned = cell_curves(lambda cv: fit(cv=cv), found, rows, ids, config.learning_curve, whole.seed)
-    return {"comparison": found, "cell_curves": learned}
+    return {"comparison": found, "cell_curves": learned, "near": near}
 
 
 def _trained(
@@ -289,7 +295,7 @@ def _once(responses: xr.DataArray) -> xr.DataArray:
 def tabulate(study: Study) -> dict[str, Any]:
     """Tables of a comparison: fits, curves, regions, layers; written to the study's folder where it has one."""
     config, found, folder = study.table("compare"), study.comparison, study.out
-    parts: dict[str, Any] = {"summary": {}}
+    parts: dict[str, Any] = {"summary": dict(study.near) if study.has("near") else {}}
     tables = {"fits": found.records().drop(columns=["chosen", "candidate_r", "conflict"], errors="ignore")}
     curves = found.curves().drop(columns="seconds", errors="ignore")
     if len(curves):

@@ -15,8 +15,8 @@ from neuroenc import data, stats
 from neuroenc._core.checks import make_rng
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.tables import write_table
-from neuroenc.data import Stimuli
-from neuroenc.study.stages.load import Subject, flatten, make_spaces
+from neuroenc.data import Stimuli, picture_endings
+from neuroenc.study.stages.load import Subject, flatten, make_spaces, standardised
 from neuroenc.study.study import Study, stage
 
 Fold = tuple[np.ndarray, np.ndarray]
@@ -81,7 +81,12 @@ def check_sizes(sizes: list[int], folds: list[Fold], ids: np.ndarray, where: str
 def _listed(files: list[str], sets: list[str], ids: np.ndarray) -> tuple[list[Fold], np.ndarray]:
     folds, named = [], []
     for file in files:
-        train, tests = data.read_split(file, sets)
+        train, every = data.read_split(file)
+        tests = data.read_split(file, sets)[1]
+        if not any(np.isin(x, ids).any() for x in every.values()):
+            # A split may name files, and stimuli are named without the files' endings.
+            train = None if train is None else [_bare(i) for i in train]
+            every, tests = ({k: [_bare(i) for i in x] for k, x in lists.items()} for lists in (every, tests))
         rows = {name: np.flatnonzero(np.isin(ids, wanted)) for name, wanted in tests.items()}
         unseen = [name for name, found in rows.items() if not len(found)]
         if unseen:
@@ -89,7 +94,7 @@ def _listed(files: list[str], sets: list[str], ids: np.ndarray) -> tuple[list[Fo
             raise DataError(f"{file}: no stimulus of {unseen[0]!r} occurs. {unknown_name('stimulus', first, ids)}")
         test = np.sort(np.concatenate(list(rows.values())))
         # Test sets of the file that are not asked for are not trained on either.
-        held = np.isin(ids, [i for x in data.read_split(file)[1].values() for i in x])
+        held = np.isin(ids, [i for x in every.values() for i in x])
         inside = ~held if train is None else np.isin(ids, train)
         folds.append((np.flatnonzero(inside), test))
         stem = Path(file).stem
@@ -101,6 +106,11 @@ def _listed(files: list[str], sets: list[str], ids: np.ndarray) -> tuple[list[Fo
             "row once. Next step: a run for each of the files."
         )
     return folds, set_names(len(ids), named)
+
+
+def _bare(name: str) -> str:
+    path = Path(name)
+    return path.stem if path.suffix.lower() in picture_endings() else name
 
 
 def _by_column(column: str, sets: list[str], one: Subject) -> tuple[list[Fold], np.ndarray]:
@@ -149,7 +159,8 @@ def _space(study: Study, one: Subject, name: str) -> xr.DataArray:
         raise ConfigError(unknown_name("value of [evaluation] space:", name, ["pixels", *_names(study)]))
     if "features" in study.given:
         return flatten(data.validate_features(study.given["features"][name]))
-    return flatten(make_spaces({name: study.config.features[name]}, study.stimuli, study.progress)[name])
+    stimuli = one.stimuli if one.stimuli is not None else study.stimuli
+    return flatten(make_spaces({name: study.config.features[name]}, stimuli, study.progress)[name])
 
 
 def _pixels(study: Study, one: Subject) -> xr.DataArray | None:
@@ -188,9 +199,13 @@ def leakage(study: Study) -> dict[str, Any]:
     config = study.config.evaluation
     if not config.leakage:
         return {"leakage": None}
-    frames, scored = [], []
+    frames, scored, names = [], [], list(study.spaces)
     for number, (one, folds, sets) in enumerate(zip(study.subjects, study.splits, study.test_sets)):
-        pictures = _pixels(study, one)
+        try:
+            pictures = _pixels(study, one)
+        except DataError as error:
+            study.say(f"    pictures are not compared: {error}")
+            pictures = None
         spaces = ({"pixels": pictures} if pictures is not None else {}) | study.spaces
         for name, space in spaces.items():
             found = study.predictions.get(name) or next(iter(study.predictions.values()))
@@ -220,8 +235,11 @@ def leakage(study: Study) -> dict[str, Any]:
             "accuracy",
         ]
     ]
-    for one, sets, found in zip(study.subjects, study.test_sets, next(iter(study.predictions.values()))):
-        scored.append(_set_scores(one, sets, found, table[(table["subject"] == one.name) & (table["space"] == first)]))
+    for number, (one, sets) in enumerate(zip(study.subjects, study.test_sets)):
+        own = table[(table["subject"] == one.name) & (table["space"] == first)]
+        scored.append(_set_scores(one, sets, study.predictions[names[0]][number], own))
+        if config.random_splits:
+            scored[-1] = scored[-1].merge(random_scores(study, number, names[0]), on="set")
     parts: dict[str, Any] = {
         "table": table,
         "spaces": slope_table(table),
@@ -323,6 +341,54 @@ def _set_scores(one: Subject, sets: np.ndarray, predicted: xr.DataArray, near: p
     return pd.DataFrame(rows)
 
 
+def random_scores(study: Study, number: int, space: str) -> pd.DataFrame:
+    """Median r by test set in random splits of the same sizes: ``set, random_r, random_low, random_high``.
+
+    Stimuli change places at random, so that every fold and set keeps its number of stimuli; mean, lowest and highest
+    of ``random_splits`` draws.
+    """
+    from neuroenc.study.stages.fit import fit_folds, held_out
+
+    one, folds, sets = study.subjects[number], study.splits[number], study.test_sets[number]
+    config, ids = study.config.evaluation, one.responses["stimulus"].values.astype(str)
+    used = np.unique(np.concatenate([np.concatenate(fold) for fold in folds]))
+    pool = np.unique(ids[used])
+    jobs, plans = [], []
+    for draw in range(config.random_splits):
+        place = dict(zip(pool, np.random.default_rng([study.config.seed, 7, draw]).permutation(pool)))
+        moved = np.array([place.get(i, "") for i in ids])
+        random = [(np.flatnonzero(np.isin(moved, ids[a])), np.flatnonzero(np.isin(moved, ids[b]))) for a, b in folds]
+        set_of = dict(zip(ids, sets))
+        plans.append((random, np.array([set_of.get(i, "") for i in moved])))
+        jobs.append((one, study.spaces[space], random, standardised(study, space)))
+    rows = []
+    for (random, names), results in zip(plans, fit_folds(study, jobs)):
+        predicted = held_out(one, random, results).values
+        tested = np.isfinite(predicted).all(axis=1)
+        several = len(set(names[names != ""])) > 1
+        for name in [*(["all"] if several else []), *pd.unique(names[names != ""])]:
+            inside = tested & ((names == name) | (name == "all"))
+            rows.append({"set": name, "r": _median_r(one.responses.values[inside], predicted[inside])})
+    by_set = pd.DataFrame(rows).groupby("set", sort=False)["r"]
+    return by_set.agg(random_r="mean", random_low="min", random_high="max").reset_index()
+
+
+def near_across(study: Study, one: Subject, folds: list[Fold]) -> dict[str, Any]:
+    """How many test stimuli have a near duplicate in training, by pixels; nothing where there are no pictures."""
+    if not study.config.evaluation.leakage:
+        return {}
+    try:
+        pictures = _pixels(study, one)
+    except DataError as error:
+        study.say(f"    pictures are not compared: {error}")
+        pictures = None
+    if pictures is None:
+        return {}
+    table = _distances(pictures, one, folds, study.config.seed)["table"]
+    near = int((table["similarity"] >= study.config.evaluation.threshold).sum())
+    return {"n_near_duplicates": near, "share_near_duplicates": near / len(table)}
+
+
 def _median_r(y: np.ndarray, p: np.ndarray) -> float:
     if len(y) < 3:
         return float("nan")
@@ -348,6 +414,8 @@ def _summary(parts: dict[str, Any], scheme: str) -> dict[str, Any]:
     for name, part in sets.groupby("set", sort=False):
         if sets["set"].nunique() > 1 and name != "all":
             summary[f"median_r:{scheme}:{name}"] = float(part["median_r"].mean())
+    if "random_r" in sets:
+        summary |= {f"random_split_{end}": float(whole[f"random_{end}"].mean()) for end in ("r", "low", "high")}
     return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in summary.items()}
 
 
@@ -360,12 +428,12 @@ def near_text(summary: dict[str, Any]) -> str:
     '3 test stimuli (30 %) have a near duplicate among the training stimuli (pixels)'
     """
     n, share = summary["n_near_duplicates"], summary["share_near_duplicates"]
-    if summary["n_same_stimulus"] == n:
+    if summary.get("n_same_stimulus") == n:
         return (
             f"{n} test stimuli ({share:.0%}) are training stimuli too: accuracy is about new presentations, not about "
             'new stimuli. Next step: [evaluation] scheme = "stimulus", where there are enough stimuli.'
         ).replace("%)", " %)")
-    left = summary["median_r_without_near_duplicates"]
+    left = summary.get("median_r_without_near_duplicates")
     without = "" if left is None else f"; without them median r {left:.3f}"
     return (
         f"{n} test stimuli ({share:.0%}) have a near duplicate among the training stimuli "
@@ -380,9 +448,10 @@ def _pictures(study: Study, table: pd.DataFrame) -> dict[str, Any]:
     key = [tuple(sorted(x)) for x in zip(pairs["stimulus"], pairs["nearest"])]
     pairs = pairs[~pd.Series(key, index=pairs.index, dtype=object).duplicated()].head(_PAIRS)
     parts: dict[str, Any] = {"pairs": pairs[["stimulus", "nearest", "similarity"]].reset_index(drop=True)}
-    for one in study.subjects:
+    # Pictures that could not be compared cannot be shown.
+    for one in study.subjects if len(pairs) and pairs["space"].iloc[0] == "pixels" else ():
         stimuli = _shown(study, one)
-        if stimuli is None or not len(pairs) or not np.isin(pairs[["stimulus", "nearest"]], stimuli.ids).all():
+        if stimuli is None or not np.isin(pairs[["stimulus", "nearest"]], stimuli.ids).all():
             continue
         images = [
             np.asarray(stimuli.image(str(i)).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))

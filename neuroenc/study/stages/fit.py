@@ -102,16 +102,21 @@ def _test_ids(config: EvaluationConfig, stimuli: data.Stimuli | None) -> list[st
     return config.test_ids
 
 
+def evaluation_folds(study: Study, one: Subject) -> tuple[list[Fold], np.ndarray]:
+    """Folds of ``[evaluation]``, and the name (row,) of the test set that each row is in."""
+    config = study.config.evaluation
+    if config.scheme in SCHEMES:
+        return distant_folds(study, one)
+    folds = outer_folds(one.responses, config, study.config.seed, one.stimuli)
+    return folds, set_names(len(one.responses), [("test", test) for _, test in folds])
+
+
 @stage("split", reads=("subjects", "config.evaluation", "config.encoder"), writes=("splits", "test_sets"))
 def split(study: Study) -> dict[str, Any]:
     """Outer folds of each subject; what responses cannot give is refused before features are computed."""
     config, splits, test_sets = study.config, [], []
     for one in study.subjects:
-        if config.evaluation.scheme in SCHEMES:
-            folds, sets = distant_folds(study, one)
-        else:
-            folds = outer_folds(one.responses, config.evaluation, config.seed, one.stimuli)
-            sets = set_names(len(one.responses), [("test", test) for _, test in folds])
+        folds, sets = evaluation_folds(study, one)
         _check(study, one.responses, folds)
         check_sizes(config.evaluation.learning_curve, folds, one.responses["stimulus"].values)
         splits.append(folds)

@@ -194,6 +194,7 @@ def _notes(study: Study) -> list[str]:
         if len(study.scores_of) > 1:
             notes.append(f"Accuracies are those of the feature space {next(iter(study.scores_of))!r}, the first.")
     told = study.leakage["summary"] if study.has("leakage") and study.leakage else {}
+    told = told or (study.near if study.has("near") else {})
     if told.get("share_near_duplicates", 0) > MOST_NEAR:
         notes = [near_text(told), *notes]
     if study.has("comparison"):
