@@ -8,6 +8,7 @@ from ._atlas import (
     load_atlas as load_atlas,
 )
 from ._build import check_place as check_place, make_features as make_features, make_responses as make_responses
+from ._cifti import read_cifti as read_cifti, to_cifti as to_cifti
 from ._files import (
     Manifest as Manifest,
     ManifestFile as ManifestFile,
@@ -35,6 +36,11 @@ from ._images import (
 )
 from ._io import load as load, save as save
 from ._meshes import load_anatomy as load_anatomy, load_mesh as load_mesh, stack_subjects as stack_subjects
+from ._nilearn import (
+    from_masker as from_masker,
+    from_surface_image as from_surface_image,
+    to_surface_image as to_surface_image,
+)
 from ._pictures import (
     READER as READER,
     find_pictures as find_pictures,

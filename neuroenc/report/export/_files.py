@@ -16,7 +16,7 @@ from neuroenc._core.tables import write_table
 from neuroenc.report._style import category_colours, hex_colours
 
 # Vertices of a hemisphere.
-MESHES = {"fsaverage5": 10242, "fsaverage6": 40962, "fsaverage7": 163842, "fsaverage": 163842}
+MESHES = {"fsaverage5": 10242, "fsaverage6": 40962, "fsaverage7": 163842, "fsaverage": 163842, "fsLR-32k": 32492}
 
 
 def numeric_scores(scores: xr.Dataset) -> list[str]:
@@ -52,7 +52,7 @@ def _file_part(name: str) -> str:
 
 
 def vertices_of(scores: xr.Dataset) -> int:
-    """Vertices per hemisphere of the smallest fsaverage mesh that holds all; the highest vertex if none does."""
+    """Vertices per hemisphere of the named mesh, or of the smallest fsaverage mesh that holds all; else the highest."""
     highest = int(scores["vertex"].values.max()) + 1
     named = MESHES.get(str(scores.attrs.get("space", "")), 0)
     fitting = [n for n in (10242, 40962, 163842) if n >= highest]
@@ -62,7 +62,8 @@ def vertices_of(scores: xr.Dataset) -> int:
 def map_files(scores: xr.Dataset) -> list[str]:
     """Patterns of the files that `write_maps` writes."""
     volume, surface, _ = places(scores)
-    return ["maps/*.nii.gz"] * volume + ["maps/*.func.gii"] * surface
+    dense = str(scores.attrs.get("space", "")).startswith("fsLR")
+    return ["maps/*.nii.gz"] * volume + ["maps/*.dscalar.nii" if dense else "maps/*.func.gii"] * surface
 
 
 def write_captions(folder: Path, captions: pd.DataFrame) -> list[Path]:
@@ -83,9 +84,10 @@ def write_scores(folder: Path, scores: xr.Dataset) -> Path:
 def write_maps(folder: Path, scores: xr.Dataset, names: Iterable[str]) -> list[Path]:
     """One NIfTI per score where voxels have i, j, k; one GIFTI per score and hemisphere where vertices.
 
+    On fsLR one CIFTI per score holds both hemispheres, as that space's programs expect.
     Values outside are NaN in both: a voxel that was not measured is not a voxel predicted at zero.
     """
-    from neuroenc.data import to_gifti, unmask
+    from neuroenc.data import to_cifti, to_gifti, unmask
 
     volume, surface, _ = places(scores)
     written: list[Path] = []
@@ -96,6 +98,10 @@ def write_maps(folder: Path, scores: xr.Dataset, names: Iterable[str]) -> list[P
             written.append(save_image(image, folder / "maps" / f"{_file_part(name)}.nii.gz"))
         if surface:
             vertex, hemis = scores["vertex"].values, scores["hemi"].values
+            if str(scores.attrs.get("space", "")).startswith("fsLR"):
+                dense = to_cifti(values, vertex, hemis, vertices_of(scores), name=name)
+                written.append(save_image(dense, folder / "maps" / f"{_file_part(name)}.dscalar.nii"))
+                continue
             meshes = to_gifti(values, vertex, hemis, n_vertices=vertices_of(scores), name=name)
             for hemi, mesh in meshes.items():
                 written.append(save_image(mesh, folder / "maps" / f"{_file_part(name)}_hemi-{hemi}.func.gii"))
