@@ -7,6 +7,7 @@ from neuroenc.data._files import manifest_dir
 NAMES = [
     "algonauts2023",
     "atlases-fsaverage",
+    "bold-moments",
     "bold5000",
     "bold5000-weights",
     "clip-text-concepts",

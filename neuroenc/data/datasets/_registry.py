@@ -25,6 +25,7 @@ _SHIPPED = {
     "nsd-synthetic": "_nsd._side:NSDSynthetic",
     "nsd-imagery": "_nsd._side:NSDImagery",
     "laion-fmri": "_laion_fmri:LAIONfMRI",
+    "bold-moments": "_bold_moments:BoldMoments",
     "algonauts2023": "_algonauts2023:Algonauts2023",
     "things-fmri": "_things_fmri:ThingsFMRI",
     "bold5000": "_bold5000:Bold5000",
@@ -264,7 +265,7 @@ def load_dataset(
         Read from ``root`` in its official folders; ``subject=1`` and the other options of `neuroenc.data.nsd`.
     ``nsd-synthetic``, ``nsd-imagery``
         Read from the same folders; ``subject=1``, ``space``, ``betas``, ``voxels``; of imagery ``task`` and ``sets``.
-    ``bold5000``, ``things-fmri``, ``laion-fmri``, ``algonauts2023``, ``god``
+    ``bold5000``, ``things-fmri``, ``laion-fmri``, ``bold-moments``, ``algonauts2023``, ``god``
         Read from ``root`` as published; ``subject=1``, ``voxels``, ``repeats``, ``zscore``, ``max_memory``, ...; ids of
         the published splits in ``extra["splits"]``. `neuroenc.data.describe` says what a folder holds.
 
@@ -326,9 +327,9 @@ def describe(path: str | os.PathLike[str]) -> list[Found]:
     Parameters
     ----------
     path
-        A folder (of NSD and its side experiments, LAION-fMRI, BOLD5000, THINGS-fMRI, Algonauts 2023, Generic Object
-        Decoding, GLMsingle, BIDS with fMRIPrep), one around it, or a file (NIfTI, ``.npy``, HDF5, an assembly of
-        Brain-Score, or netCDF and zarr written by neuroenc).
+        A folder (of NSD and its side experiments, LAION-fMRI, BOLD Moments, BOLD5000, THINGS-fMRI, Algonauts 2023,
+        Generic Object Decoding, GLMsingle, BIDS with fMRIPrep), one around it, or a file (NIfTI, ``.npy``, HDF5, an
+        assembly of Brain-Score, or netCDF and zarr written by neuroenc).
 
     Returns
     -------

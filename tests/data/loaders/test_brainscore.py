@@ -105,8 +105,7 @@ def test_time_bins_and_the_older_name_of_ids(tmp_path, trials):
         data.read_assembly(tmp_path / "old.nc", time_bin=2)
 
 
-@pytest.mark.parametrize("dim", ["presentation", "stimulus"])
-@pytest.mark.parametrize("time_bin", [None, (0, 200)])
+@pytest.mark.parametrize(("dim", "time_bin"), [("presentation", None), ("stimulus", (0, 200))])
 def test_there_and_back(tmp_path, trials, dim, time_bin):
     rng = np.random.default_rng(1)
     labels = {"stimulus": trials.stimulus, "session": trials.session, "run": trials.run, "subject": "sub-01"}

@@ -16,7 +16,7 @@ JOINT = {"stacked": ["a", "b", "c"], "banded": ["a", "b"]}
 
 
 def run(features, Y, **options):
-    return compare(features, ["linear"], Y, cv=2, n_bootstraps=50, progress=False, **options)
+    return compare(features, ["linear"], Y, cv=2, n_bootstraps=20, progress=False, **options)
 
 
 def test_joint_models_are_rows_and_tell_which_spaces_and_layers_drive_a_voxel(planted):
@@ -41,6 +41,7 @@ def test_joint_models_are_rows_and_tell_which_spaces_and_layers_drive_a_voxel(pl
     np.testing.assert_allclose(partition["late"].sel(layers="a"), whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_row_equals_the_encoder_on_the_training_rows_of_each_fold(planted):
     features, Y = planted
     found = run(features, Y, joint={"stacked": ["a", "b"]})
@@ -54,6 +55,7 @@ def test_a_row_equals_the_encoder_on_the_training_rows_of_each_fold(planted):
     assert "single:a" not in fitted.arrays
 
 
+@pytest.mark.slow
 def test_subjects_that_saw_other_stimuli_have_a_stack_each():
     features = spaces(120)
     Y = of_two_subjects(driven(features, DRIVES))
