@@ -47,6 +47,8 @@ class EncoderCard:
         How rows were held out, in words.
     licence, citation : str
         Of the data.
+    notes : tuple of str
+        Sentences on the data and the fit.
     limits : tuple of str
         Sentences on what it is not good for, beside those that every card has.
     scores : Dataset over voxel, optional
@@ -72,6 +74,7 @@ class EncoderCard:
     split: str = ""
     licence: str = ""
     citation: str = ""
+    notes: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     scores: xr.Dataset | None = None
 
@@ -178,11 +181,12 @@ def render_card(encoder: Any, card: EncoderCard) -> str:
     unlabelled = encoder.columns_ if hasattr(encoder, "columns_") else encoder.intercept_
     n_voxels = len(next(iter(voxels.values()))[1]) if voxels else np.size(unlabelled)
     licence = card.licence.strip().lower().replace(" ", "-")
-    recipe = "; ".join(f"{name}: {_words(settings)}" for name, settings in card.features.items())
+    recipe = "; ".join(_words(settings) for settings in card.features.values())
     made = ", ".join(f"{k} {v}" for k, v in origin.items() if k in ("backbone", "layer") and str(v))
     tested = ""
     if card.n_test:
-        tested = f"{card.n_test} rows that were held out ({card.split}) were predicted by an encoder fitted on others."
+        how = f" ({card.split})" if card.split else ""
+        tested = f"{card.n_test} held-out responses{how} were predicted by encoders that were fitted without them."
     kind = type(encoder).__name__
     return (
         _environment()
@@ -192,6 +196,7 @@ def render_card(encoder: Any, card: EncoderCard) -> str:
             kind=kind,
             title=card.title or f"{kind} of {n_voxels} voxels",
             origin=origin,
+            space=", ".join(_places(encoder)),
             features=recipe or made or f"{encoder.n_features_in_} numbers of unknown making",
             licence_id=licence if licence in _LICENCES else "other",
             n_features=int(encoder.n_features_in_),
@@ -205,10 +210,22 @@ def render_card(encoder: Any, card: EncoderCard) -> str:
     )
 
 
+def _places(encoder: Any) -> list[str]:
+    """What says where a voxel lies."""
+    known = encoder._voxels_ or {}
+    found = [f"space {encoder._space_['space']}"] if encoder._space_.get("space") else []
+    found += ["vertex and hemisphere"] if {"vertex", "hemi"} <= set(known) else []
+    return [*found, *(["indices i, j, k of a volume"] if {"i", "j", "k"} <= set(known) else [])]
+
+
 def _words(settings: Mapping[str, Any]) -> str:
-    """Settings that differ from nothing, as words."""
-    kept = {k: v for k, v in settings.items() if v not in ("", [], {}, None)}
-    return ", ".join(f"{k} {v}" for k, v in kept.items())
+    """A feature space in words: what of which model, and every setting that is not as usual."""
+    kept = {k: v for k, v in settings.items() if v not in ("", [], {}, None) and k != "standardise"}
+    what = {"image": "the picture", "captions": "captions"}.get(str(kept.pop("kind", "image")), "")
+    model, layer = kept.pop("model", ""), kept.pop("layer", "")
+    begin = f"{layer or 'the final vector'} of {model}" + (f", of {what}" if what else "") if model else ""
+    rest = [f"{k} {v}" if not isinstance(v, bool) else k for k, v in kept.items() if v is not False]
+    return ", ".join([*([begin] if begin else []), *rest])
 
 
 def _one_line(value: Any) -> str:

@@ -85,9 +85,10 @@ class Predictor:
             The backbone's package is missing; the extra that brings it is named.
         """
         X = self.features(stimuli)
-        if X.ndim != 2 or X.shape[1] != self.encoder.n_features_in_:
+        n, width = int(np.prod(X.shape[1:])), self.encoder.n_features_in_
+        if n != width:
             raise DataError(
-                f"features have shape {tuple(X.shape)}; the encoder reads (stimulus, {self.encoder.n_features_in_}). "
+                f"features have {n} numbers a stimulus, shape {tuple(X.shape)}; the encoder reads {width}. "
                 f"Next step: features made as for the fit ({_recipe(self.card) or 'its README says which'})."
             )
         found: xr.DataArray = self.encoder.predict(X)
@@ -101,10 +102,18 @@ class Predictor:
         return found.rename("predicted").assign_attrs({k: v for k, v in attrs.items() if not isinstance(v, str) or v})
 
     def features(self, stimuli: Any) -> xr.DataArray:
-        """Features (stimulus, feature) of stimuli, made as for the fit; those that are features already as they are."""
+        """Features of stimuli, made as for the fit: (stimulus, feature), or maps for a readout of maps.
+
+        Those that are features already stay as they are.
+        """
+        found = self._made(stimuli)
+        maps = len(self.encoder._features_.get("dims", ())) > 1
+        return found if maps else flatten(found)
+
+    def _made(self, stimuli: Any) -> xr.DataArray:
         given = stimuli if isinstance(stimuli, (Stimuli, xr.DataArray)) else read_stimuli(stimuli)
         if isinstance(given, xr.DataArray):
-            return flatten(data.validate_features(given))
+            return data.validate_features(given)
         if not self._features:
             raise ConfigError(
                 "this encoder was saved without the recipe of its features, so that pictures do not lead to it. Next "
@@ -126,8 +135,8 @@ class Predictor:
             # Kept: a page that predicts one picture after the other loads the model once.
             if self._embedder is None:
                 self._embedder = image_embedder(config, self._progress, **self._options)
-            return flatten(self._embedder.embed(given))
-        return flatten(make_spaces(self._features, given, self._progress)[name])
+            return self._embedder.embed(given)
+        return make_spaces(self._features, given, self._progress)[name]
 
 
 def _recipe(card: EncoderCard) -> str:

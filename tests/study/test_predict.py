@@ -15,7 +15,7 @@ from neuroenc.cli._main import app
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.encoders import EncoderCard, RidgeEncoder, list_encoders, load_encoder
 from neuroenc.encoders._base import encoder_folder
-from neuroenc.study import load_predictor, predict
+from neuroenc.study import Predictor, Study, StudyConfig, example_config, load_predictor, predict
 from neuroenc.study._predict import region_means
 
 N, V = 40, 12
@@ -93,7 +93,7 @@ def test_the_card_tells_a_stranger(place):
     for words in (
         "one standard deviation",
         "| V1 | 6 |",
-        "9 rows that were held out (a test set apart)",
+        "9 held-out responses (a test set apart)",
         "2 of 12 voxels",
         "neuroenc predict",
     ):
@@ -134,7 +134,7 @@ def test_wrong_input_is_refused(place, tmp_path):
     X = data.make_features(np.zeros((2, 128)), stimulus=["a", "b"], backbone="minilm")
     with pytest.raises(DataError, match="fitted on features of backbone 'world'; found backbone 'minilm'"):
         predictor.predict(X)
-    with pytest.raises(DataError, match=r"shape \(2, 5\); the encoder reads \(stimulus, 128\)"):
+    with pytest.raises(DataError, match=r"5 numbers a stimulus, .*; the encoder reads 128"):
         predictor.predict(data.make_features(np.zeros((2, 5)), stimulus=["a", "b"]))
     with pytest.raises(DataError, match="reads images"):
         predictor.predict(data.Stimuli(["a"], captions=[["a cat"]]))
@@ -221,6 +221,50 @@ def test_shipped_encoders_come_out_of_their_script(tmp_path, monkeypatch):
         ours, theirs = load_encoder(tmp_path / name), load_encoder(name)
         np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=0.02)
         np.testing.assert_allclose(ours.card.scores["r"], theirs.card.scores["r"], atol=1e-3)
+
+
+def test_a_run_saves_what_leads_from_pictures_to_predictions(scenes):
+    """Maps pooled to a grid, flattened, standardised; scores, split and recipe come from the study."""
+    options = {"n_train": 60, "n_test": 20, "n_voxels": 40, "n_bank": 0}
+    space = {"model": "world", "layer": "layer3", "pooling": 2}
+    config = StudyConfig(
+        data={"name": "world", "options": options},
+        features={"grid": space},
+        encoder={"alphas": [100.0]},
+        evaluation={"scheme": "test", "permutations": 0},
+        notes=["Seen by nobody."],
+    )
+    study = Study(config, progress=False).until("encode")
+    (encoder,) = study.encoders.values()
+    few = scenes[0].sel(scenes[0].ids[:8])
+    maps = ImageEmbedder(**space, cache=False, progress=False).embed(few)
+    by_hand = encoder.predict(maps.values.reshape(8, -1))
+    np.testing.assert_allclose(Predictor(encoder, cache=False).predict(few).values, by_hand, atol=1e-6)
+    card = encoder.card
+    assert card.features == {"grid": {**space, "kind": "image"}}
+    assert (card.n_fit, card.n_test, card.split, card.notes) == (80, 20, "a test set apart", ("Seen by nobody.",))
+    np.testing.assert_allclose(card.scores["r"], study.scores["r"], atol=1e-6)
+    assert set(card.stimuli) == set(study.stimuli.ids)
+
+
+@pytest.mark.slow
+def test_macaque_v4(mirror, tmp_path):
+    settings = ["evaluation.permutations=0", "captions.enabled=false"]
+    study = Study(example_config("v4", settings), tmp_path, mirror=mirror, progress=False).until("encode")
+    few = study.stimuli.sel(study.stimuli.ids[:12])
+    (tmp_path / "pictures").mkdir()
+    for n, name in enumerate(few.ids):
+        few.image(n).save(tmp_path / "pictures" / f"{name}.png")
+    found = load_predictor(tmp_path / "encoder", cache=False).predict(tmp_path / "pictures").sel(stimulus=few.ids)
+    space = study.config.features["block8"]
+    maps = ImageEmbedder(
+        space.model, layer=space.layer, pooling=space.pooling, preprocessing=space.preprocessing, cache=False
+    ).embed(few)
+    by_hand = load_encoder(tmp_path / "encoder").predict(maps.values.reshape(12, -1))
+    np.testing.assert_allclose(found.values, by_hand, atol=1e-6)
+    page = (tmp_path / "encoder" / "README.md").read_text()
+    for words in ("GPL-3.0", "Cowley", "spike count", "89 voxels", "block8 of efficientnet-lite0"):
+        assert words in page
 
 
 def test_the_command(place, tmp_path):

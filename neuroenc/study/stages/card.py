@@ -80,6 +80,7 @@ def make_card(
         n_fit=len(responses),
         n_test=n_test,
         split=_SPLITS.get(split, split),
+        notes=tuple(config.notes),
         limits=tuple(limits),
         scores=_of_voxels(scores, responses),
         **{"licence": licence, **known},
