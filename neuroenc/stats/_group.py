@@ -18,6 +18,24 @@ from neuroenc.stats._permutation import fdr, sign_flip_test
 if TYPE_CHECKING:
     import xarray as xr
 
+#: What the maps are, for files and pages.
+_MEANING = {
+    "mean": "mean over subjects",
+    "t": "mean over subjects, less chance, over its standard error",
+    "n_subjects": "subjects that have the voxel",
+    "p_value": "p of the mean, by sign flips, of one test",
+    "p_fwe": "family-wise p of the mean, by the largest t",
+    "q_value": "false discovery rate of the mean (Benjamini-Hochberg)",
+    "tfce": "threshold-free cluster enhancement of t",
+    "p_tfce": "family-wise p of the mean, by the largest enhanced t",
+    "overlap": "subjects whose own q is at most alpha",
+    "prevalence": "most likely share of the population with an effect",
+    "prevalence_low": "lower limit of the prevalence",
+    "prevalence_high": "upper limit of the prevalence",
+    "p_prevalence": "p of the global null that no subject has an effect",
+    "q_prevalence": "false discovery rate of the global null",
+}
+
 
 def prevalence(
     count: Any, n: Any, *, alpha: float = 0.05, power: float = 1.0, confidence: float = 0.95
@@ -217,7 +235,8 @@ def group_map(
         "exhaustive": int(test.exhaustive),
     }
     settings |= {"alpha": alpha, "confidence": confidence, "chance": chance, "alternative": alternative, "seed": seed}
-    return xr.Dataset({name: ("voxel", v) for name, v in maps.items()}, coords=coords, attrs=settings)
+    labelled = {name: ("voxel", v, {"description": _MEANING[name]}) for name, v in maps.items()}
+    return xr.Dataset(labelled, coords=coords, attrs=settings)
 
 
 def _single_subjects(p: Floats, enough: NDArray[Any], alpha: float, confidence: float) -> dict[str, NDArray[Any]]:

@@ -21,7 +21,7 @@ from neuroenc.report import Page, group_sections
 from neuroenc.study._export import find_scores
 
 _ANATOMY = ("thickness", "curvature", "sulcal depth", "area")
-_MESH = "fsaverage5"
+_MESH, _LEVEL = "fsaverage5", 0.05
 Mesh = dict[str, tuple[np.ndarray, np.ndarray]]  # places and faces by hemisphere
 
 
@@ -133,6 +133,9 @@ def group_runs(
         min_subjects=min_subjects,
         **how,
     ).assign_attrs(score=score, space=space, subjects=list(map(str, stacked["subject"].values)))
+    least = 1 / (1 + maps.attrs["n_permutations"])
+    if least > _LEVEL:
+        remarks.append(f"No test over {n} subjects can pass: the least p of their sign flips is {least:.3g}.")
     if "p_value" not in stacked:
         remarks.append("Runs have no p of single subjects: no prevalence and no overlap.")
     beside = _beside(maps["mean"], others, mesh, null, permutations, seed) if others and mesh else None
@@ -146,7 +149,7 @@ def group_runs(
     page.add(*group_sections(maps, regions, beside, score=score))
     family = "p_tfce" if "p_tfce" in maps else "p_fwe"
     say(
-        f"{int(np.isfinite(maps['t']).sum())} vertices tested, {int((maps[family] <= 0.05).sum())} above chance "
+        f"{int(np.isfinite(maps['t']).sum())} vertices tested, {int((maps[family] <= _LEVEL).sum())} above chance "
         f"(family-wise p <= .05, {'TFCE' if family == 'p_tfce' else 'largest t'})"
     )
     for row in [] if beside is None else beside.to_dict("records"):
