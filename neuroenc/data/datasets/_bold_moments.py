@@ -104,7 +104,7 @@ class BoldMoments(Dataset):
         responses = make_responses(Y[shown], **labels, provenance={"data": self.name, "subject": name})
         if repeats == "average":
             responses = average_repeats(responses)
-        own = pd.unique(pd.Series(stimulus[shown])).astype(str)
+        own = np.asarray(pd.unique(pd.Series(stimulus[shown])), dtype=str)
         split = np.where(own <= f"vid{_N_TRAIN:04d}", "train", "test")
         table = pd.DataFrame({"split": split, "test": split == "test"}, index=own)
         stimuli = Stimuli(own, None, None, table, self.name, source.manifest.licence)

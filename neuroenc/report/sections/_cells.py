@@ -243,7 +243,7 @@ def joint_section(cells: Cells, weights: xr.DataArray, found: xr.Dataset | None,
         at = {name: k / max(len(order) - 1, 1) for k, name in enumerate(order)} | {"": np.nan}
         ends = {end: np.array([at[str(x)] for x in found[end].values]) for end in ("first", "last")}
         share = percent(float(found.attrs.get("share", 0.95)))
-        best = best_of(np.asarray(found["alone"].values, float))
+        best = best_of(cells.r)
         for end, values in ends.items():
             label = f"{end} layer needed"
             figures = cells.canvas.draw(values, label=label, heights=best, limits=(0.0, 1.0))
