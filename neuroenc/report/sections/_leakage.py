@@ -70,7 +70,8 @@ def leakage_section(leakage: Mapping[str, Any]) -> Section:
             Block(
                 table=sets,
                 heading="By test set",
-                caption="Median r over voxels, and without test stimuli that have a near duplicate in training.",
+                caption="Median r over voxels, and without test stimuli that have a near duplicate in training."
+                + (" Beside it random splits of the same sizes: mean, lowest, highest." if "random_r" in sets else ""),
                 about="test sets",
                 opened=True,
             )

@@ -77,22 +77,18 @@ def learn(study: Study) -> dict[str, Any]:
 def law_table(table: pd.DataFrame) -> pd.DataFrame:
     """By method, the power law of its curve, and the score that is expected at twice the largest size.
 
-    Twice is told only where the law foretells the largest size from the smaller ones, to within the half width of its
-    interval (at least .01).
+    Twice is told only where the law foretells the largest size from the smaller ones, to within .01.
     """
     rows = []
     for name, part in table.groupby("method", sort=False):
         part = part.dropna(subset=["explained_variance"]).sort_values("size")
         if len(part) < 4:
             continue
-        last = part.iloc[-1]
-        half = float(last["high"] - last["low"]) / 2
-        law = stats.fit_power_law(part["size"], part["explained_variance"], max(0.01, half if half == half else 0.0))
+        law = stats.fit_power_law(part["size"], part["explained_variance"])
         expected = law.expected(2 * law.largest)
         rows.append(
             {
                 "method": name,
-                "asymptote": law.asymptote if law.believable else np.nan,
                 "exponent": law.exponent,
                 "miss": law.miss,
                 "twice": 2 * law.largest,
