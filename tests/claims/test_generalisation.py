@@ -18,6 +18,7 @@ Measured: random .417, .403, .407; clusters .342, .325, .334; families .322, .33
 .404. With second names .200, .238, .253 against .177, .202, .221 by near duplicates; without them .182, .205, .214 both
 ways. The slope of accuracy over similarity is .13 to .16 with second names and .18 to .22 without any: it tells of
 stimuli that have neighbours, not of leakage, and only the other split tells what duplicates add.
+Learning curves: .200, .188, .173 foretold at 700, .195, .188, .178 measured at 720; of permuted responses at most .001.
 """
 
 from __future__ import annotations
