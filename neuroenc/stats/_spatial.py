@@ -21,6 +21,7 @@ from neuroenc.stats._labels import match_voxels
 from neuroenc.stats._tfce import check_edges
 
 NULLS = ("spin", "moran", "permutation")
+_MOST_UNIQUE = 2000  # places of a hemisphere: an assignment takes the cube of their number
 _MOST_MORAN = 5000  # values: eigenvectors of all of them are computed at once
 _MIRROR = np.array([-1.0, 1.0, 1.0])  # x is left to right
 _NEIGHBOURS = 6  # of a vertex of a mesh
@@ -78,17 +79,26 @@ def _spins(
     least: float,
 ) -> Iterator[NDArray[np.intp]]:
     """For each rotation, the place whose value every place takes; -1 for none."""
-    parts = []
+    radius, parts = np.linalg.norm(xyz, axis=1), []
+    if radius.min() < 0.5 * radius.max():
+        raise DataError(
+            f"coordinates are {radius.min():.3g} to {radius.max():.3g} from 0: they do not lie on a sphere. Next step: "
+            "those of the registered sphere (neuroenc.data.load_mesh), not of the folded cortex."
+        )
     for name in np.unique(side):
         at = np.flatnonzero(side == name)
-        # A full sphere is centred where it is; parts of one lie on it, so that their own mean is no centre.
-        unit = xyz[at] / np.linalg.norm(xyz[at], axis=1, keepdims=True)
+        if assign == "unique" and at.size > _MOST_UNIQUE:
+            raise DataError(
+                f"assign='unique' matches at most {_MOST_UNIQUE} places of a hemisphere; {name} has {at.size}. "
+                "Next step: assign='nearest' for vertices, or means over parcels."
+            )
+        unit = xyz[at] / radius[at, None]
         tree = cKDTree(unit)
         gap = np.median(tree.query(unit, 2)[0][:, 1]) if len(at) > 1 else 0.0
         parts.append((name, at, unit, tree, 2.0 * gap))
     made, tried = 0, 0
     while made < n:
-        turn = Rotation.random(random_state=rng).as_matrix()
+        turn = Rotation.random(None, rng).as_matrix()
         index = np.full(len(xyz), -1, dtype=np.intp)
         for name, at, unit, tree, reach in parts:
             # The right hemisphere turns as the mirror image of the left one: symmetric maps stay symmetric.
@@ -236,7 +246,8 @@ def spatial_null(
     --------
     >>> import numpy as np
     >>> sphere = np.random.default_rng(0).standard_normal((400, 3))
-    >>> gradient = sphere[:, 2] / np.linalg.norm(sphere, axis=1)
+    >>> sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
+    >>> gradient = sphere[:, 2]
     >>> spatial_null(gradient, sphere, n=3).shape
     (3, 400)
     >>> moran = spatial_null(gradient, sphere, kind="moran", n=2)

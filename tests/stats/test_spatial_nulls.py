@@ -98,6 +98,8 @@ def test_comparisons_match_labels_and_batches(sphere, rng):
         (lambda x, s: spatial_null(x, s, kind="spins"), "did you mean 'spin'"),
         (lambda x, s: spatial_null(np.where(s[:, 2] > 90, x, np.nan), s, n=99), "kind='moran'"),
         (lambda x, s: spatial_null(np.ones(6000), np.tile(s, (20, 1)), kind="moran"), "at most 5000"),
+        (lambda x, s: spatial_null(x, s * np.linspace(0.1, 1, 300)[:, None]), "do not lie on a sphere"),
+        (lambda x, s: spatial_null(np.ones(3000), np.tile(s, (10, 1)), assign="unique"), "means over parcels"),
     ],
 )
 def test_errors_say_what_to_do(sphere, call, message):
