@@ -24,7 +24,7 @@ from neuroenc import stats
 from neuroenc._core.arrays import as_numpy, is_dask
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
-from neuroenc._core.files import hash_array, read_text, write_text
+from neuroenc._core.files import hash_array, write_text
 from neuroenc._core.paths import cache_dir
 from neuroenc._core.provenance import provenance
 from neuroenc._core.weights import Kind, read_folder, reading, write_folder
@@ -416,12 +416,16 @@ def save_encoder(
         "voxel_labels": labels,
         "labelled": encoder._voxels_ is not None,
         "card": about,
-        "readme": hash_array(page),
+        "readme": _hash_page(page.encode()),
     }
     write_folder(path, _KIND, record, arrays)
     # Last: one of an encoder that is not there yet would tell of what nobody has.
     write_text(path / _README, page)
     return path
+
+
+def _hash_page(content: bytes) -> str:
+    return hash_array(np.frombuffer(content, dtype=np.uint8))
 
 
 def _halved(name: str, values: np.ndarray) -> np.ndarray:
@@ -532,7 +536,7 @@ def load_encoder(path: str | os.PathLike[str], **settings: Any) -> LinearEncoder
             encoder.card = EncoderCard.unpack(record["card"], scores, voxels)
     page = path / _README
     # People edit such pages, and hubs do: a reason to say so, not to refuse sound numbers.
-    if page.is_file() and "readme" in record and hash_array(read_text(page, "README")) != record["readme"]:
+    if "readme" in record and page.is_file() and _hash_page(page.read_bytes()) != record["readme"]:
         warnings.warn(
             f"{page} is not the page that was saved with this encoder: its record (encoder.json, card) says what was.",
             UserWarning,

@@ -51,7 +51,12 @@ class Predictor:
         self.encoder, self.card = encoder, encoder.card or EncoderCard(units=encoder._units_)
         self.voxels = xr.Dataset(coords=encoder._voxels_) if self.card.scores is None else self.card.scores
         self.voxels = self.voxels.assign_attrs(encoder._space_)
-        self._features = {name: FeaturesConfig(**dict(table)) for name, table in self.card.features.items()}
+        try:
+            self._features = {name: FeaturesConfig(**dict(table)) for name, table in self.card.features.items()}
+        except ConfigError as error:
+            raise DataError(f"the recipe of this encoder's features is not one of this version: {error}") from error
+        if any(config.kind in ("file", "trained") for config in self._features.values()):
+            self._features = {}  # no pictures lead to them
         self._options: dict[str, Any] = {"device": device, "batch_size": batch_size, "cache": cache}
         self._progress = progress
         self._embedder: ImageEmbedder | None = None

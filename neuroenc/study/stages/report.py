@@ -338,5 +338,7 @@ def closing_lines(study: Study) -> list[str]:
     if study.has("comparison"):
         tables["cells"] = comparison_text(study.comparison)
     kinds = [k.split(":")[1] for k in study.summary if k.startswith("agreement:")]
+    if study.has("encoders") and any(isinstance(x, Path) for x in study.encoders.values()):
+        tables["encoder"] = str(next(iter(study.encoders.values())))
     told = rendered("closing.txt.j2", s=study.summary, captions=study.has("captions"), kinds=kinds, **tables)
     return told.splitlines()
