@@ -57,11 +57,13 @@ def transfer_matrix(
         What corresponds: the same voxels (sessions or tasks of one subject), the vertices that all share (by ``hemi``
         and ``vertex`` on one surface), or the regions that all have; of a region the mean over its z-scored voxels.
     encoder : encoder, optional
-        Cloned for every data set and fold. Default ``RidgeEncoder(standardise=True)``.
+        Cloned for every data set and fold. Default ``RidgeEncoder(standardise=True)``, with fewer inner folds where
+        stimuli are few.
     cv : int
         Folds.
     metric : {"r", "r2", "ev"}
-        Over the rows of all folds. r does not see a change of gain between data sets, r2 does.
+        Over the rows of all folds; r of predictions less the mean of their training rows. r does not see a change of
+        gain between data sets, r2 does.
     n_bootstraps : int
         Resamples of the test stimuli.
     seed : int
@@ -112,19 +114,27 @@ def transfer_matrix(
     sets = dict(zip(names, _corresponding(dict(zip(names, datasets.values())), across)))
     inputs = {name: match(features, Y) for name, Y in sets.items()}
     fold = _folds({name: Y["stimulus"].values.astype(str) for name, Y in sets.items()}, cv, seed)
-    template = RidgeEncoder(standardise=True) if encoder is None else encoder
+    template = encoder
+    if template is None:
+        # Of few stimuli (twelve imagined pictures) fewer inner folds, each of two at least.
+        fewest = min(len(np.unique(Y["stimulus"].values[fold[a] != k])) for a, Y in sets.items() for k in range(cv))
+        template = RidgeEncoder(standardise=True, cv=max(2, min(5, fewest // 2)))
     n_voxels = next(iter(sets.values())).shape[1]
     predicted = {(a, b): np.full(sets[b].shape, np.nan, np.float32) for a in names for b in names}
     with progress_bar(total=cv * len(names), desc="transfer", show=progress, unit="fit") as bar:
         for a in names:
             for k in range(cv):
                 rows = np.flatnonzero(fold[a] != k)
+                means = sets[a].values[rows].mean(axis=0)
                 units = np.unique(sets[a]["stimulus"].values[rows].astype(str), return_inverse=True)[1]
                 # Plain arrays: labels have been matched, and another subject's are no error here.
                 model = fit_inside(clone(template), _plain(inputs[a], rows), sets[a].values[rows], units)
                 for b in names:
                     test = np.flatnonzero(fold[b] == k)
-                    predicted[a, b][test] = np.asarray(model.predict(_plain(inputs[b], test))).reshape(len(test), -1)
+                    made = np.asarray(model.predict(_plain(inputs[b], test))).reshape(len(test), -1)
+                    # The mean of A's training rows is low where the rows left out are high, which over few stimuli
+                    # turns the r of noise negative, on the diagonal alone.
+                    predicted[a, b][test] = made - (means if metric == "r" else 0)
                 bar.update(1)
     first = sets[names[0]]
     groups = find_groups(first)

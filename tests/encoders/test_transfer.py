@@ -57,6 +57,14 @@ def test_no_encoder_is_tested_on_a_stimulus_that_it_met():
     assert np.median(leaky) > 0.5
 
 
+def test_noise_over_few_stimuli_transfers_nothing_and_does_not_predict_itself():
+    rng = np.random.default_rng(7)
+    features = make_features(rng.standard_normal((12, 4)).astype("f4"), stimulus=IDS[:12])
+    sets = {n: make_responses(rng.standard_normal((12, 300)).astype("f4"), stimulus=IDS[:12]) for n in ("a", "b")}
+    found = transfer_matrix(features, sets, cv=3, n_bootstraps=20)
+    assert np.abs(found["median"].isel(group=0)).max() < 0.15
+
+
 def test_data_sets_of_other_stimuli_have_their_share_in_every_fold():
     features, X, W, rng = world(2)
     sets = {"a": shown(X, W, rng, slice(0, 40)), "b": shown(X, W, rng, slice(30, 90))}

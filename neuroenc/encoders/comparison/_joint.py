@@ -79,7 +79,8 @@ def fit_joint(job: Job, source: Source) -> Fitted:
 
     def fit(at: np.ndarray) -> Any:
         X = read(rows.train[at])
-        folds = resolve_folds(_FOLDS, len(at), {"stimulus": stimulus[at]})
+        n_folds = max(2, min(_FOLDS, len(np.unique(stimulus[at])) // 2))
+        folds = resolve_folds(n_folds, len(at), {"stimulus": stimulus[at]})
         Y = source.responses(rows.train[at], job.voxels).values
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of penalties at the ends of the grid: spaces may well predict nothing
