@@ -22,7 +22,7 @@ from neuroenc._core.checks import check_whole, one_of
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc.encoders._labels import align_voxels, sample_coords, voxel_coords
 from neuroenc.encoders._noise import NoiseCovariance, refuse_voxels
-from neuroenc.encoders.comparison import Group, find_groups
+from neuroenc.encoders.comparison._statistics import Group, find_groups
 
 METRICS = ("correlation", "likelihood", "cosine")
 _PAIRS = 2**22  # scores that are held at a time

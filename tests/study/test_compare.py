@@ -60,7 +60,7 @@ def folder(tmp_path):
 def compared(tmp_path_factory):
     """Folder, summary and messages of a comparison."""
     folder, said = own_files(tmp_path_factory.mktemp("compared")), []
-    config = read(folder / "compare.toml", ["compare.learning_curve=[30]"])
+    config = read(folder / "compare.toml", ["compare.learning_curve=[30]", "compare.decode=true"])
     return folder, compare(config, folder / "out", progress=False, say=said.append), said
 
 
@@ -149,6 +149,10 @@ def test_own_files_to_tables_and_a_page(compared):
     cheap = pd.read_csv(folder / "out" / "cheapest.csv").set_index("region")
     assert cheap.loc["all", ["layer", "dim"]].tolist() == ["right", 48]
     assert cheap.loc["all", "kept"] == 1
+    named = pd.read_csv(folder / "out" / "identification.csv").query("measure == 'accuracy' and n == 2")
+    assert named.set_index("cell")["accuracy"]["right/linear"] == summary["pairwise_accuracy:right/linear"] > 0.9
+    assert summary["pairwise_accuracy:wrong/linear"] < 0.7
+    assert "cell-decoding" in page
     assert summary["unique:right"] > 0.3 > abs(summary["unique:wrong"]) + 0.2
     assert str(folder) not in page
     assert any("median r" in line for line in said)

@@ -17,6 +17,7 @@ from neuroenc.report._regions import by_kind, group_medians, groups_of
 from neuroenc.report._style import colours_of, legend, number
 from neuroenc.report.brain._canvas import Canvas
 from neuroenc.report.sections import _cells as shared
+from neuroenc.report.sections._decoding import decoding_section
 from neuroenc.report.sections._depth import widths_section
 from neuroenc.report.sections._fields import SHOWN, fields_section
 from neuroenc.report.sections._learning import learning_section
@@ -45,6 +46,7 @@ def comparison_sections(
     stacked: xr.Dataset | None = None,
     stacked_table: pd.DataFrame | None = None,
     transfer: xr.Dataset | None = None,
+    identification: pd.DataFrame | None = None,
     similarity: pd.DataFrame | None = None,
     fields: xr.Dataset | None = None,
     planted_fields: xr.Dataset | None = None,
@@ -94,6 +96,8 @@ def comparison_sections(
     stacked_table : pandas.DataFrame, optional
     transfer : xarray.Dataset (fit, test, group), optional
         As `neuroenc.encoders.transfer_matrix` gives it.
+    identification : pandas.DataFrame, optional
+        Accuracies of `neuroenc.encoders.comparison.identify_cells`.
     similarity : pandas.DataFrame, optional
         ``kind, group, model, of, similarity, low, high``: RDMs of predictions and features beside those of responses.
     fields : xarray.Dataset (voxel), optional
@@ -170,6 +174,7 @@ def comparison_sections(
             shared.joint_section(cells, joint_weights, stacked, stacked_table) if joint_weights is not None else None
         ),
         lambda: shared.transfer_section(transfer) if transfer is not None else None,
+        lambda: decoding_section(identification) if identification is not None and len(identification) else None,
         lambda: shared.similarity_section(cells, similarity) if similarity is not None else None,
         lambda: fields_section(cells, fields, planted_fields) if fields is not None else None,
         lambda: shared.warp_section(cells, warp) if warp is not None else None,

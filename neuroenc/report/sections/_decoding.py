@@ -15,7 +15,7 @@ from neuroenc.report._style import FAINT, INK, MUTED, category_colours, number, 
 
 _COLUMNS = ("group", "n_voxels", "measure", "n", "accuracy", "low", "high", "chance", "p")
 _PANELS = 8
-_LABELS = ("subject", "space", "metric", "name")
+_LABELS = ("subject", "space", "cell", "metric", "name")
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
@@ -103,15 +103,22 @@ def _by_region(table: pd.DataFrame) -> pd.DataFrame:
 def decoding_section(table: pd.DataFrame) -> Section:
     """Accuracy of identification: curves over the number of candidates, and a table of regions."""
     table = _named(table)
-    whole = table[(table["group"] == "all") & (table["measure"] == "top_k") & (table["n"] == table["n"].min())]
+    whole = table[(table["group"] == "all") & (table["measure"] == "top_k")]
+    whole = whole[whole["n"] == whole["n"].min()]
     said = "; ".join(
         f"{row.line}: top {row.n} of all {number(row.accuracy)} (chance {number(row.chance)})"
         for row in whole.itertuples(index=False)
     )
+    cells = "cell" in table
     lead = (
         "Which of the held-out stimuli was seen? Each measured response is compared with the responses that the "
-        "encoder predicts for all held-out stimuli of the fold, and the most alike is chosen. By correlation: over "
-        "voxels. By likelihood: under Gaussian noise whose covariance is that of the training rows, each left out."
+        "encoder predicts for all held-out stimuli of the fold, and the most alike is chosen. "
+    )
+    lead += (
+        "Alike are those of the highest correlation over voxels."
+        if cells
+        else "By correlation: over voxels. By likelihood: under Gaussian noise whose covariance is that of the "
+        "training rows, each left out."
     )
     drawn = (
         "Share of trials whose stimulus is chosen among so many candidates, expected over all choices of distractors; "
@@ -125,8 +132,9 @@ def decoding_section(table: pd.DataFrame) -> Section:
     def export(folder: Path) -> None:
         write_text(folder / "decoding.csv", table.drop(columns="line").to_csv(index=False, float_format="%.9g"))
 
-    block = Block(
-        plot_identification(table), f"Identification. {said}.", drawn, _by_region(table), about="identification"
-    )
-    files: dict[str, Any] = {"export": export, "files": ["decoding.csv"]}
-    return Section("decoding", "Decoding", lead, [block], nav="Decoding", remarks=[remark], **files)
+    figure, about = plot_identification(table), "accuracy of every set of voxels"
+    block = Block(figure, f"Identification. {said}.", drawn, _by_region(table), about=about)
+    # A comparison writes its tables itself.
+    more: dict[str, Any] = {} if cells else {"export": export, "files": ["decoding.csv"]}
+    name = "cell-decoding" if cells else "decoding"
+    return Section(name, "Decoding", lead, [block], nav="Decoding", remarks=[remark], **more)

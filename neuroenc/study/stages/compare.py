@@ -24,6 +24,7 @@ from neuroenc.encoders.comparison import (
     Fold,
     build_cells,
     compare as compare_cells,
+    identify_cells,
     make_folds,
 )
 from neuroenc.encoders.readout import retinotopy
@@ -325,6 +326,11 @@ def tabulate(study: Study) -> dict[str, Any]:
         made = transfer(study, found)
         maps["transfer"] = parts["transfer"] = made
         tables["transfer"] = made.drop_dims("voxel").to_dataframe().reset_index()
+    if config.decode:
+        identified = identify_cells(found, n_bootstraps=config.n_bootstraps)
+        tables["identification"] = parts["identification"] = identified
+        pairs = identified.query("measure == 'accuracy' and n == 2").groupby("cell", sort=False)["accuracy"].mean()
+        parts["summary"] |= {f"pairwise_accuracy:{cell}": float(v) for cell, v in pairs.items()}
     similarity = found.similarity()
     if len(similarity):
         tables["similarity"] = parts["similarity"] = similarity
