@@ -150,7 +150,9 @@ def test_own_files_to_tables_and_a_page(compared):
     assert cheap.loc["all", ["layer", "dim"]].tolist() == ["right", 48]
     assert cheap.loc["all", "kept"] == 1
     named = pd.read_csv(folder / "out" / "identification.csv").query("measure == 'accuracy' and n == 2")
-    assert named.set_index("cell")["accuracy"]["right/linear"] == summary["pairwise_accuracy:right/linear"] > 0.9
+    right = summary["pairwise_accuracy:right/linear"]
+    assert named.set_index("cell")["accuracy"]["right/linear"] == pytest.approx(right, abs=1e-6)
+    assert right > 0.9
     assert summary["pairwise_accuracy:wrong/linear"] < 0.7
     assert "cell-decoding" in page
     assert summary["unique:right"] > 0.3 > abs(summary["unique:wrong"]) + 0.2
