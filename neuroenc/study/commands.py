@@ -24,8 +24,8 @@ from neuroenc.study.stages.caption import caption as write_captions, read, weigh
 from neuroenc.study.stages.check import check, ground
 from neuroenc.study.stages.compare import compare as compare_cells, tabulate
 from neuroenc.study.stages.decode import decode
-from neuroenc.study.stages.distance import leakage
 from neuroenc.study.stages.fit import encode, fit, split
+from neuroenc.study.stages.leakage import leakage
 from neuroenc.study.stages.learning import learn
 from neuroenc.study.stages.load import embed, load
 from neuroenc.study.stages.plan import candidates, choose

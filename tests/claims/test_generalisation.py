@@ -31,7 +31,7 @@ from neuroenc.embedding import ImageEmbedder
 from neuroenc.stats import fit_power_law
 from neuroenc.study import Study, StudyConfig
 from neuroenc.study.config import EvaluationConfig
-from neuroenc.study.stages.distance import MOST_NEAR
+from neuroenc.study.stages.leakage import MOST_NEAR
 
 pytestmark = pytest.mark.slow
 SEEDS = (0, 1, 2)

@@ -11,7 +11,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.stats import explained_variance
 from neuroenc.study import Study, StudyConfig, read_config, run
 from neuroenc.study.config import EvaluationConfig
-from neuroenc.study.stages.distance import slope_table
+from neuroenc.study.stages.leakage import slope_table
 
 N, P, V, TWICE = 120, 40, 12, 30
 

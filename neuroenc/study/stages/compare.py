@@ -29,8 +29,9 @@ from neuroenc.encoders.comparison import (
 )
 from neuroenc.encoders.readout import retinotopy
 from neuroenc.study.config import CompareConfig
-from neuroenc.study.stages.distance import MOST_NEAR, check_sizes, near_across, near_text
+from neuroenc.study.stages.distance import check_sizes
 from neuroenc.study.stages.fit import evaluation_folds
+from neuroenc.study.stages.leakage import MOST_NEAR, near_across, near_text
 from neuroenc.study.stages.learning import cell_curves
 from neuroenc.study.stages.load import Subject, make_spaces, with_joined
 from neuroenc.study.stages.score import noise_ceilings

@@ -20,7 +20,7 @@ from neuroenc.report import roi_summary, study_page
 from neuroenc.study.incontext.evaluate import curve_text, write_curve
 from neuroenc.study.incontext.train import BEFORE, stage_of
 from neuroenc.study.stages.compare import comparison_text
-from neuroenc.study.stages.distance import MOST_NEAR, near_text
+from neuroenc.study.stages.leakage import MOST_NEAR, near_text
 from neuroenc.study.stages.learning import learning_summary
 from neuroenc.study.stages.plan import plan_page, plan_text, write_plan
 from neuroenc.study.stages.score import merge_subjects
