@@ -446,19 +446,30 @@ def _halved(name: str, values: np.ndarray) -> np.ndarray:
 def encoder_folder(name: str | os.PathLike[str]) -> Path:
     """Folder of a saved encoder: the path itself, or that of one that is shipped or was pulled, by name.
 
+    Parameters
+    ----------
+    name : str or path
+        A folder that ``encoder.save`` wrote, that of a run with one encoder, or a name of `list_encoders`.
+
     Raises
     ------
     DataError
-        There is none; the nearest names are told.
+        There is none, or there are several; the nearest names are told.
+
+    Examples
+    --------
+    >>> encoder_folder("world-s1").name
+    'world-s1'
     """
-    places = (Path(name), *(root / str(name) for root in (_SHIPPED, pulled_dir())))
-    for place in places:
+    given = Path(name)
+    for place in (given, given / "encoder", *(root / str(name) for root in (_SHIPPED, pulled_dir()))):
         if (place / _KIND.record).is_file():
             return place
-    there = sorted(p.name for p in places[0].iterdir())[:8] if places[0].is_dir() else []
-    step = (
-        f"(The folder {name} holds {', '.join(there) or 'nothing'}, no {_KIND.record}.) " if places[0].is_dir() else ""
-    )
+    inside = [p.parent for pattern in ("*", "encoder/*") for p in sorted(given.glob(f"{pattern}/{_KIND.record}"))]
+    if inside:
+        shown = ", ".join(map(str, inside[:8])) + (", ..." if len(inside) > 8 else "")
+        raise DataError(f"{given} holds {len(inside)} encoders: {shown}. Next step: name one of them.")
+    step = f"({given} holds no {_KIND.record}.) " if given.is_dir() else ""
     step += "Next step: one of these, or the folder that encoder.save, neuroenc run or neuroenc demo wrote."
     raise DataError(unknown_name("encoder", os.fspath(name), list_encoders(), step))
 

@@ -224,7 +224,8 @@ def _words(settings: Mapping[str, Any]) -> str:
     what = {"image": "the picture", "captions": "captions"}.get(str(kept.pop("kind", "image")), "")
     model, layer = kept.pop("model", ""), kept.pop("layer", "")
     begin = f"{layer or 'the final vector'} of {model}" + (f", of {what}" if what else "") if model else ""
-    rest = [f"{k} {v}" if not isinstance(v, bool) else k for k, v in kept.items() if v is not False]
+    unit = ["at unit length"] if kept.pop("normalise", False) else []
+    rest = [*unit, *(f"{k} {v}" for k, v in kept.items())]
     return ", ".join([*([begin] if begin else []), *rest])
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroenc import data
+from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.tables import read_table, write_table
 from neuroenc.data import Stimuli, in_roi, list_pictures, roi_names
@@ -194,6 +195,7 @@ def load_predictor(
     >>> predictor.predict(X).dims, predictor.card.meaning
     (('stimulus', 'voxel'), 'Values are in the units of the measured responses: spikes/s.')
     """
+    resolve_device(device)  # whether or not features are in the cache
     return Predictor(load_encoder(encoder), device=device, batch_size=batch_size, cache=cache, progress=progress)
 
 

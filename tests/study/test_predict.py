@@ -172,6 +172,15 @@ def test_names_of_encoders():
         load_predictor("world-s4")
 
 
+def test_the_folder_of_a_run_is_its_encoder(place, tmp_path):
+    folder, encoder, _ = place
+    assert load_predictor(folder).card.title == load_predictor(folder / "encoder").card.title
+    for name in ("a", "b"):
+        encoder.save(tmp_path / "encoder" / name)
+    with pytest.raises(DataError, match=r"holds 2 encoders: .*encoder/a, .*encoder/b. Next step: name one"):
+        load_predictor(tmp_path)
+
+
 def test_half_precision_is_refused_where_it_loses_weights(place, tmp_path):
     _, encoder, _ = place
     whole, half = (load_encoder(encoder.save(tmp_path / x, dtype=x)) for x in ("float32", "float16"))
