@@ -215,6 +215,8 @@ def _check_space(where: str, config: FeaturesConfig, source: DataConfig, labels:
                 f"[{where}] {config.samples or config.file} lacks {len(missing)} stimuli, first {missing[0]!r}."
             )
         return
+    if config.kind == "series":
+        read_table(config.file, ["time"], what=f"[{where}] file")
     images, captions = config.kind in ("image", "pixels"), config.kind in ("captions", "aspects", "trained")
     _needs(where, f'kind = "{config.kind}"', source, images, captions)
     with _named(f"{where}.model"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuroenc import data
+from neuroenc import data, stats
 from neuroenc._core.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
@@ -128,3 +128,12 @@ def test_cleaning_refuses(series):
         data.clean_timeseries(series, confounds=np.zeros(3))
     slow = series.copy(data=np.tile(np.linspace(0, 9, 60), (3, 1)).T.astype("float32"))
     assert np.abs(data.clean_timeseries(slow, drift="savgol", high_pass=0.02).values).max() < 0.1
+
+
+def test_volumes_are_not_shuffled(series):
+    predicted = series.values + RNG.standard_normal(series.shape)
+    for mode in ("samples", "within"):
+        with pytest.raises(DataError, match="far more than 5 %"):
+            stats.permutation_test(series, predicted, mode=mode, blocks=series.run if mode == "within" else None)
+    found = stats.permutation_test(series, predicted, mode="shift", blocks=series.run, n_permutations=99)
+    assert (found.p <= 0.05).all()
