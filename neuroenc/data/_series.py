@@ -289,29 +289,36 @@ def clean_timeseries(
             raise DataError(f"{name} has {length} volumes, of which trim={trim} leaves too few.")
         keep[part[:first]] = keep[part[length - last :]] = False
         series, nuisance = values[part].astype(np.float64), [regressors[part]]
-        clock = (np.arange(length) + 0.5) / length
         if drift == "linear":
-            nuisance.append(clock[:, None])
+            nuisance.append(np.arange(length, dtype=np.float64)[:, None])
         elif drift == "cosine":
-            nuisance.append(np.cos(np.pi * np.outer(clock, 1 + np.arange(int(2 * length * tr * high_pass)))))
+            nuisance.append(cosines(length, tr, high_pass))
         elif drift == "savgol":
             width = min(int(1 / (high_pass * tr)), length - 1) // 2 * 2 + 1
             series = series - savgol_filter(series, width, min(3, width - 1), axis=0)
-        design = np.column_stack(nuisance)
-        design = design - design.mean(axis=0)
-        series = series - series.mean(axis=0)
-        if design.shape[1] >= length - 1:
-            raise DataError(f"{name} has {length} volumes for {design.shape[1]} drifts and confounds.")
-        if design.shape[1]:
-            basis, strength, _ = np.linalg.svd(design / np.maximum(design.std(axis=0), 1e-300), full_matrices=False)
-            basis = basis[:, strength > 1e-10 * max(float(strength[0]), 1e-300)]
-            series = series - basis @ (basis.T @ series)
-        values[part] = series
+        values[part] = without(series, np.column_stack(nuisance), name)
     done = provenance_step(
         responses.attrs, "clean_timeseries", drift=drift, high_pass=high_pass, confounds=confounds is not None
     )
     cleaned = responses.copy(deep=False, data=values).assign_attrs(provenance=done)
     return cleaned if keep.all() else cleaned.isel(presentation=np.flatnonzero(keep))
+
+
+def cosines(n: int, tr: float, high_pass: float) -> np.ndarray:
+    """Discrete cosines (n, k) slower than ``high_pass`` Hz, without the constant."""
+    return np.cos(np.pi * np.outer((np.arange(n) + 0.5) / n, 1 + np.arange(int(2 * n * tr * high_pass))))
+
+
+def without(series: np.ndarray, nuisance: np.ndarray, what: str) -> np.ndarray:
+    """Series (volume, voxel) of one run less its mean and what regressors (volume, k) explain of it, float64."""
+    series, design = series - series.mean(axis=0), nuisance - nuisance.mean(axis=0)
+    if design.shape[1] >= len(series) - 1:
+        raise DataError(f"{what} has {len(series)} volumes for {design.shape[1]} drifts and confounds.")
+    if not design.shape[1]:
+        return np.asarray(series)
+    basis, strength, _ = np.linalg.svd(design / np.maximum(design.std(axis=0), 1e-300), full_matrices=False)
+    basis = basis[:, strength > 1e-10 * max(float(strength[0]), 1e-300)]
+    return np.asarray(series - basis @ (basis.T @ series))
 
 
 def block_folds(responses: xr.DataArray, n_splits: int, gap: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +18,7 @@ from neuroenc._core.optional import require
 from neuroenc._core.tables import numbers, read_table
 from neuroenc.data._images import check_affine, mask_on, open_image
 from neuroenc.data._preprocess import column_moments
+from neuroenc.data._series import cosines, make_timeseries, without
 from neuroenc.data._stimuli import EncodingData
 from neuroenc.data._volumes import placed, roi_flags
 from neuroenc.data.datasets._bids_layout import Run, describe_bids, find_runs
@@ -74,8 +75,10 @@ def read_bids(
         Column of the events that names what was shown; default the first there of stim_file, stimulus, trial_type. Rows
         that are "n/a" in it (fixation, button presses) are modelled but are no responses. Files are named by their path
         below ``stimuli`` without ending, "faces/01".
-    model : {"trial", "condition"}
-        One response a trial, or a stimulus and run (blocks).
+    model : {"trial", "condition", "timeseries"}
+        One response a trial, or a stimulus and run (blocks), or a volume: the series itself (movies, speech), in
+        percent of the voxel's mean without drifts and confounds, see `make_timeseries`. A series needs no events, has
+        no pictures, and is z-scored within runs.
     method : {"lsa", "lss"}
     hrf : str
         nilearn's ``hrf_model`` with one basis function: "spm" or "glover".
@@ -113,13 +116,16 @@ def read_bids(
     if not isinstance(zscore, bool):
         one_of("value of zscore:", zscore, ("session", "run"))
     glm = Glm(model, method, hrf, float(high_pass), confounds, noise)
-    runs = find_runs(Path(root), subject, task, space, sessions, derivatives, select)
+    runs = find_runs(Path(root), subject, task, space, sessions, derivatives, select, glm.model != "timeseries")
     reference = open_image(runs[0].bold, "BOLD")
     for run in runs[1:]:
         check_affine(reference, open_image(run.bold, run.bold.name), names=(runs[0].bold.name, run.bold.name))
     shape = tuple(int(x) for x in reference.shape[:3])
     inside = _mask(runs, mask, reference)
     voxel = np.flatnonzero(inside)
+    if glm.model == "timeseries":
+        keep = {"cache": cache, "max_memory": max_memory, "progress": progress}
+        return _read_series(runs, glm, voxel, placed(voxel, shape, reference.affine), rois, licence, bool(zscore), keep)
     events = [run.read_events(stimulus) for run in runs]
     shown = [glm.rows(e) for e in events]
     for run, own in zip(runs, shown, strict=True):
@@ -157,6 +163,56 @@ def read_bids(
     return collect(
         recording, zscore=bool(zscore), repeats=repeats, cache=cache, max_memory=max_memory, progress=progress
     )
+
+
+def _read_series(
+    runs: list[Run], glm: Glm, voxel: np.ndarray, place: dict[str, Any], rois: Any, licence: str, scale: bool, keep: Any
+) -> EncodingData:
+    """Every volume of every run as a row, without drifts and confounds."""
+    images = [open_image(run.bold, run.bold.name) for run in runs]
+    tr = runs[0].tr
+    other = next((run for run in runs if abs(run.tr - tr) > 1e-6), None)
+    if other is not None:
+        raise DataError(
+            f"{runs[0].bold.name} has a volume every {tr:g} s, {other.bold.name} every {other.tr:g} s: one series has "
+            "one repetition time. Next step: sessions=, or select=."
+        )
+    counts = [int(image.shape[3]) for image in images]
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    session, number, start = (np.repeat([getattr(r, k) for r in runs], counts) for k in ("session", "number", "start"))
+    named = make_timeseries(np.zeros((edges[-1], 1)), tr=tr, run=number, session=session)
+    roi = {n: roi_flags(n, item, images[0], "BOLD").reshape(-1)[voxel] for n, item in (rois or {}).items()} or None
+    labels = {"stimulus": named["stimulus"].values, "subject": runs[0].subject, "session": session, "run": number}
+    labels |= {**place, "roi": roi, "space": runs[0].space or "native"}
+    labels |= {"units": "% signal change", "source": "bids", "licence": licence}
+    options = {"data": "bids", "subject": runs[0].subject, "task": runs[0].task, **glm.settings()}
+    options |= {"files": [r.bold.name for r in runs], "tr": tr, "start": [r.start for r in runs]}
+    held: dict[int, np.ndarray] = {}
+
+    def read(rows: slice, block: slice, budget: int) -> np.ndarray:
+        parts = []
+        for k in range(*np.searchsorted(edges, [rows.start, rows.stop])):
+            if k not in held:
+                held.clear()
+                held[k] = unpacked(runs[k].bold, voxel, budget)
+                check_baseline(runs[k], held[k], max(1, budget // 2 // (8 * len(held[k]))))
+            values = held[k][:, block]
+            mean, alive = baseline(values)
+            n, out = len(values), np.zeros(values.shape, dtype=np.float32)
+            nuisance, _ = _confounds(runs[k], glm, n)
+            design = [cosines(n, tr, glm.high_pass), np.zeros((n, 0)) if nuisance is None else nuisance]
+            signal = 100 * (values[:, alive].astype(np.float64) / mean[alive] - 1)
+            out[:, alive] = without(signal, np.column_stack(design), runs[k].bold.name)
+            parts.append(out)
+        return np.concatenate(parts)
+
+    files = [p for r in runs for p in (r.bold, *([r.confounds] if r.confounds else []))]
+    extra = {"runs": [str(r.bold) for r in runs], "glm": glm.settings()}
+    stimuli = stimuli_of(labels["stimulus"], None, "bids", licence)
+    found = collect(Recording(labels, read, stimuli, files, options, extra=extra, by="run"), zscore=scale, **keep)
+    assert found.responses is not None
+    time = ("presentation", named["time"].values + start)
+    return replace(found, responses=found.responses.assign_coords(time=time).assign_attrs(tr=tr))
 
 
 class Bids(Dataset):
@@ -216,7 +272,12 @@ _CONFOUNDS = {
     "motion24": [m + x for m in _MOTION for x in ("", "_derivative1", "_power2", "_derivative1_power2")],
     "acompcor": [*_MOTION, *(f"a_comp_cor_{n:02d}" for n in range(5))],
 }
-_LEGAL = {"model": ("trial", "condition"), "method": ("lsa", "lss"), "hrf": ("spm", "glover"), "noise": ("ols", "ar1")}
+_LEGAL = {
+    "model": ("trial", "condition", "timeseries"),
+    "method": ("lsa", "lss"),
+    "hrf": ("spm", "glover"),
+    "noise": ("ols", "ar1"),
+}
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,16 @@ def _bold(folder: Path, desc: str = _PREPROC) -> list[Path]:
 
 
 def find_runs(
-    root: Path, subject: str | int, task: str | None, space: str | None, sessions: Any, derivatives: Any, select: Any
+    root: Path,
+    subject: str | int,
+    task: str | None,
+    space: str | None,
+    sessions: Any,
+    derivatives: Any,
+    select: Any,
+    events: bool = True,
 ) -> list[Run]:
-    """All runs of a subject and task in one space, by session and run."""
+    """All runs of a subject and task in one space, by session and run; without ``events`` those may be absent."""
     folder = root.expanduser()
     prepared = Path(derivatives).expanduser() if derivatives else _derivatives(folder)
     label = str(subject).removeprefix("sub-")
@@ -161,7 +168,8 @@ def find_runs(
         number = int(own["run"]) if own.get("run", "").isdigit() else count[ses]
         session = int(ses) if numbered else sessions_there.index(ses) + 1
         names = (f"sub-{label}", own.get("task", ""), own.get("space", ""))
-        beside = (_events(folder, prepared, own), _confounds(path), _mask(path))
+        timed = _events(folder, prepared, own) if events else path
+        beside = (timed, _confounds(path), _mask(path))
         runs.append(Run(*names, session, number, path, *beside, *_timing(folder, path)))
     if len({(r.session, r.number) for r in runs}) < len(runs):
         raise DataError(f"two files are the same session and run: {[r.bold.name for r in runs][:4]}.")

@@ -436,3 +436,33 @@ def test_a_region_of_one_label(small):
     )
     r = read(root, rois={"A": f"{root / 'areas.nii.gz'}:1"}).responses
     assert ((r.roi.values == "A") == (areas.reshape(-1)[truth["inside"]] == 1)).all()
+
+
+def test_series_of_all_runs(tree, tmp_path):
+    root, truth = tree
+    found = read(root, model="timeseries", zscore=False)
+    y = found.responses
+    assert data.is_series(y)
+    assert data.series_tr(y) == 1.5
+    assert y.stimulus.values[0] == "ses01-run01:0000"
+    np.testing.assert_array_equal(y.voxel, truth["inside"])
+    path = root / f"{STEM}_space-T1w_desc-preproc_bold.nii.gz"
+    raw = nib.load(path).get_fdata().reshape(-1, y.sizes["presentation"] // 4)[truth["inside"]].T
+    signal = 100 * (raw / raw.mean(axis=0) - 1)
+    table = pd.read_csv(root / f"{STEM}_desc-confounds_timeseries.tsv", sep="\t")
+    motion = table[[f"{k}_{a}" for k in ("trans", "rot") for a in "xyz"]].fillna(0).to_numpy()
+    first = (y.run == 1) & (y.session == 1)
+    expected = data.clean_timeseries(y[first.values].copy(data=signal.astype("float32")), confounds=motion)
+    np.testing.assert_allclose(y[first.values].values, expected.values, atol=1e-3)
+    scaled = read(root, model="timeseries", max_memory="8MB").responses
+    assert scaled.attrs["zscored"] == "run"
+    data.validate(found)
+
+
+def test_series_need_no_events(tmp_path):
+    bids_tree(tmp_path, n_sessions=1, n_runs=1)
+    for path in tmp_path.rglob("*_events.tsv"):
+        path.unlink()
+    assert read(tmp_path, model="timeseries").responses.stimulus.values[3].endswith(":0003")
+    with pytest.raises(DataError, match=r"no .*_events\.tsv"):
+        read(tmp_path)
