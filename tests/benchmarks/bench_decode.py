@@ -26,7 +26,12 @@ def v4(sessions, layers):
     rows = []
     for session in sessions or v4_sessions().index:
         for layer in layers:
-            sets = [f"data.options.session={session}", f"features.block8.layer={layer}", "evaluation.permutations=0"]
+            sets = [
+                f"data.options.session={session}",
+                f"features.block8.layer={layer}",
+                "evaluation.permutations=0",
+                "captions.enabled=false",
+            ]
             sets += ["decode.sizes=[2, 100]", "decode.top=[1, 5]", "decode.regions=false"]
             study = Study(example_config("v4", sets), progress=False).until("score")
             r = float(study.scores["r"].median())
