@@ -373,6 +373,9 @@ def test_two_sessions_of_v4_side_by_side(mirror, tmp_path):
     summary = compare(config, tmp_path, mirror=mirror, progress=False, say=quiet)
     assert summary["n_stimuli"] == 1240
     assert summary["n_voxels"] == 59 + 50
+    # Equal pictures are one stimulus here.
+    assert summary["share_near_duplicates"] < 0.02
+    assert "How far the test pictures" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     table = pd.read_csv(tmp_path / "comparison.csv").set_index("group")
     assert table.loc["PE-210322", "n_train"] == 960
     assert table.loc["PE-210325", "n_train"] == 512

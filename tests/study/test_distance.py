@@ -11,7 +11,13 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.stats import explained_variance
 from neuroenc.study import Study, StudyConfig, read_config, run
 from neuroenc.study.config import EvaluationConfig
-from neuroenc.study.stages.leakage import slope_table
+from neuroenc.study.stages.leakage import (
+    comparison_leakage,
+    near_across,
+    near_summary,
+    pattern_accuracy,
+    slope_table,
+)
 
 N, P, V, TWICE = 120, 40, 12, 30
 
@@ -112,6 +118,21 @@ def test_files_of_test_sets(given, tmp_path):
     (tmp_path / "none.json").write_text('{"test": ["p00x"]}')
     with pytest.raises(DataError, match="no stimulus of 'test' occurs"):
         study(given, scheme="file", files=[str(tmp_path / "none.json")]).until("split")
+
+
+def test_a_comparison_tells_of_them_too(given):
+    """As a run does, with subjects that did not see all stimuli."""
+    done = study(given, n_splits=2).until("leakage")
+    one, predicted = done.subjects[0], done.predictions["features"][0]
+    near = near_across(done, one, done.splits[0])
+    told, own = comparison_leakage(done, one, near, predicted), done.leakage["table"].query("space == 'pixels'")
+    pd.testing.assert_frame_equal(told["spaces"], done.leakage["spaces"].iloc[:1])
+    assert near_summary(near)["n_near_duplicates"] == own["near"].sum()
+    hole = one.responses.copy()
+    hole[:40, :4] = np.nan
+    r = pattern_accuracy(hole.values, predicted.where(hole.notnull()).values)
+    y, p = (a - a.mean(axis=0) for a in (hole.values[:, 4:], predicted.values[:, 4:]))
+    assert r[0] == pytest.approx(np.corrcoef(y[0], p[0])[0, 1], abs=1e-6)
 
 
 def test_random_splits_of_the_same_sizes_stand_beside(given):

@@ -20,6 +20,7 @@ from neuroenc.report.sections import _cells as shared
 from neuroenc.report.sections._decoding import decoding_section
 from neuroenc.report.sections._depth import widths_section
 from neuroenc.report.sections._fields import SHOWN, fields_section
+from neuroenc.report.sections._leakage import leakage_section
 from neuroenc.report.sections._learning import learning_section
 
 MAX_PANELS = 6
@@ -55,6 +56,7 @@ def comparison_sections(
     conflict: xr.DataArray | None = None,
     curves: pd.DataFrame | None = None,
     learning: pd.DataFrame | None = None,
+    leakage: Mapping[str, Any] | None = None,
     numbers: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> list[Section]:
@@ -112,6 +114,8 @@ def comparison_sections(
         Cosines between the gradients that subjects (or their regions) ask of the core they share.
     learning : pandas.DataFrame, optional
         ``method, size, median_r, low, high``; see `learning_section`.
+    leakage : mapping, optional
+        How far test stimuli are from training stimuli, with accuracy of one cell; see `leakage_section`.
     curves : pandas.DataFrame, optional
         ``cell, fold, group, candidate, epoch, loss, validation_r``.
     numbers : mapping, optional
@@ -180,6 +184,7 @@ def comparison_sections(
         lambda: shared.warp_section(cells, warp) if warp is not None else None,
         lambda: shared.gates_section(cells, gates) if gates is not None else None,
         lambda: shared.conflict_section(conflict) if conflict is not None else None,
+        lambda: leakage_section(leakage) if leakage else None,
         lambda: learning_section(learning) if learning is not None else None,
         lambda: shared.curves_section(cells, curves) if curves is not None else None,
         lambda: shared.costs_section(cells, table),

@@ -31,7 +31,7 @@ from neuroenc.encoders.readout import retinotopy
 from neuroenc.study.config import CompareConfig
 from neuroenc.study.stages.distance import check_sizes
 from neuroenc.study.stages.fit import evaluation_folds
-from neuroenc.study.stages.leakage import MOST_NEAR, near_across, near_text
+from neuroenc.study.stages.leakage import MOST_NEAR, comparison_leakage, near_across, near_summary, near_text
 from neuroenc.study.stages.learning import cell_curves
 from neuroenc.study.stages.load import Subject, make_spaces, with_joined
 from neuroenc.study.stages.score import noise_ceilings
@@ -83,8 +83,8 @@ def compare(study: Study) -> dict[str, Any]:
     rows = [(fold.train, fold.test) for fold in folds]
     check_sizes(config.learning_curve, rows, ids, "[compare]")
     near = near_across(study, together, rows)
-    if near.get("share_near_duplicates", 0) > MOST_NEAR:
-        study.say("    " + near_text(near))
+    if near_summary(near).get("share_near_duplicates", 0) > MOST_NEAR:
+        study.say("    " + near_text(near_summary(near)))
     fit = partial(
         compare_cells,
         spaces,
@@ -113,7 +113,7 @@ def compare(study: Study) -> dict[str, Any]:
     learned = None
     if config.learning_curve:
         learned = cell_curves(lambda cv: fit(cv=cv), found, rows, ids, config.learning_curve, whole.seed)
-    return {"comparison": found, "cell_curves": learned, "near": near}
+    return {"comparison": found, "cell_curves": learned, "near": None if near is None else (together, near)}
 
 
 def _trained(
@@ -297,7 +297,12 @@ def _once(responses: xr.DataArray) -> xr.DataArray:
 def tabulate(study: Study) -> dict[str, Any]:
     """Tables of a comparison: fits, curves, regions, layers; written to the study's folder where it has one."""
     config, found, folder = study.table("compare"), study.comparison, study.out
-    parts: dict[str, Any] = {"summary": dict(study.near) if study.has("near") else {}}
+    parts: dict[str, Any] = {"summary": {}}
+    if study.has("near") and study.near is not None:
+        together, near = study.near
+        told = comparison_leakage(study, together, near, found.predictions(found.best_cell()))
+        parts |= {f"leakage:{name}": part for name, part in told.items()}
+        parts["summary"] |= near_summary(near)
     tables = {"fits": found.records().drop(columns=["chosen", "candidate_r", "conflict"], errors="ignore")}
     curves = found.curves().drop(columns="seconds", errors="ignore")
     if len(curves):

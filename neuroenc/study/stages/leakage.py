@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,8 @@ from neuroenc.study.study import Study, stage
 MOST_NEAR = 0.02
 #: Features of two stimuli are nearly the same from here on: cosines of networks are high for unlike pictures.
 NEAR_FEATURES = 0.99
+_COLUMNS = ["subject", "space", "fold", "set", "stimulus", "nearest"]
+_COLUMNS += ["similarity", "near", "random_similarity", "accuracy"]
 _PAIRS, _SIDE = 8, 96  # pairs of pictures that the report shows, and their pixels a side
 
 
@@ -38,40 +41,22 @@ def leakage(study: Study) -> dict[str, Any]:
         return {"leakage": None}
     frames, scored, names = [], [], list(study.spaces)
     for number, (one, folds, sets) in enumerate(zip(study.subjects, study.splits, study.test_sets)):
-        try:
-            pictures = pixels_of(study, one)
-        except DataError as error:
-            study.say(f"    pictures are not compared: {error}")
-            pictures = None
+        pictures = _readable(study, one)
+        set_of = pd.Series(sets, one.responses["stimulus"].values.astype(str), name="set")[sets != ""]
+        set_of = set_of[~set_of.index.duplicated()]
         spaces = ({"pixels": pictures} if pictures is not None else {}) | study.spaces
         for name, space in spaces.items():
             found = study.predictions.get(name) or next(iter(study.predictions.values()))
             inputs = [space, one.responses["stimulus"].values, folds, study.config.seed]
             work = partial(_distances, space, one, folds, study.config.seed)
             near = study.store.keep("distance", inputs, work)["table"]
-            own = pd.DataFrame({"stimulus": one.responses["stimulus"].values.astype(str), "set": sets})
-            own["accuracy"] = pattern_accuracy(one.responses.values, found[number].values)
-            own = own[sets != ""].groupby("stimulus", sort=False).agg({"set": "first", "accuracy": "mean"})
-            near = near.join(own, on="stimulus")
+            near = near.join(set_of, on="stimulus").join(_accuracy(one, found[number]), on="stimulus")
             frames.append(near.assign(subject=one.name, space=name))
     table = pd.concat(frames, ignore_index=True)
     first = str(table["space"].iloc[0])
     level = config.threshold if first == "pixels" else max(config.threshold, NEAR_FEATURES)
     table["near"] = table["similarity"] >= np.where(table["space"] == "pixels", config.threshold, level)
-    table = table[
-        [
-            "subject",
-            "space",
-            "fold",
-            "set",
-            "stimulus",
-            "nearest",
-            "similarity",
-            "near",
-            "random_similarity",
-            "accuracy",
-        ]
-    ]
+    table = table[_COLUMNS]
     for number, (one, sets) in enumerate(zip(study.subjects, study.test_sets)):
         own = table[(table["subject"] == one.name) & (table["space"] == first)]
         scored.append(_set_scores(one, sets, study.predictions[names[0]][number], own))
@@ -84,7 +69,7 @@ def leakage(study: Study) -> dict[str, Any]:
         "level": float(level),
     }
     parts["summary"] = _summary(parts, study.config.evaluation.scheme)
-    parts |= _pictures(study, table[table["space"] == first])
+    parts |= _pictures(study, table[table["space"] == first], study.subjects)
     if study.out is not None:
         write_table(table, study.out / "leakage.csv", float_format="%.6g")
     s = parts["summary"]
@@ -119,12 +104,14 @@ def pattern_accuracy(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     >>> pattern_accuracy(y, np.where(np.arange(4)[:, None] < 3, y, np.nan)).round(2).tolist()
     [1.0, 1.0, 1.0, nan]
     """
-    tested = np.isfinite(predicted).all(axis=1)
-    out = np.full(len(measured), np.nan)
-    if measured.shape[1] >= 3 and tested.sum() > 1:
-        y, p = (a[tested] - a[tested].mean(axis=0) for a in (measured.astype(float), predicted.astype(float)))
-        out[tested] = stats.pearson_r(y.T, p.T)
-    return out
+    seen = np.isfinite(predicted) & np.isfinite(measured)
+    y, p = (np.where(seen, a, np.nan).astype(float) for a in (measured, predicted))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # rows and voxels of which nothing is known
+        y, p = y - np.nanmean(y, axis=0), p - np.nanmean(p, axis=0)
+        y, p = (np.nan_to_num(a - np.nanmean(a, axis=1, keepdims=True)) for a in (y, p))
+        r = (y * p).sum(axis=1) / np.sqrt((y * y).sum(axis=1) * (p * p).sum(axis=1))
+    return np.where(seen.sum(axis=1) >= 3, r, np.nan)
 
 
 def slope_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -208,20 +195,44 @@ def random_scores(study: Study, number: int, space: str) -> pd.DataFrame:
     return by_set.agg(random_r="mean", random_low="min", random_high="max").reset_index()
 
 
-def near_across(study: Study, one: Subject, folds: list[Fold]) -> dict[str, Any]:
-    """How many test stimuli have a near duplicate in training, by pixels; nothing where there are no pictures."""
-    if not study.config.evaluation.leakage:
+def near_across(study: Study, one: Subject, folds: list[Fold]) -> pd.DataFrame | None:
+    """Nearest training picture of every test stimulus of a comparison; None where there are no pictures."""
+    config = study.config.evaluation
+    pictures = _readable(study, one) if config.leakage else None
+    if pictures is None:
+        return None
+    table = _distances(pictures, one, folds, study.config.seed)["table"]
+    return table.assign(space="pixels", near=table["similarity"] >= config.threshold)
+
+
+def near_summary(table: pd.DataFrame | None) -> dict[str, Any]:
+    """Near duplicates of a comparison, flat."""
+    if table is None:
         return {}
+    return {"n_near_duplicates": int(table["near"].sum()), "share_near_duplicates": float(table["near"].mean())}
+
+
+def comparison_leakage(study: Study, one: Subject, table: pd.DataFrame, predicted: xr.DataArray) -> dict[str, Any]:
+    """Arguments of the section on leakage of a comparison, with accuracy of one of its cells."""
+    table = table.join(_accuracy(one, predicted), on="stimulus")
+    parts = {"table": table, "spaces": slope_table(table), "level": study.config.evaluation.threshold}
+    return parts | _pictures(study, table, (one,))
+
+
+def _accuracy(one: Subject, predicted: xr.DataArray) -> pd.Series:
+    """Accuracy of each tested stimulus, over its presentations."""
+    found = pd.Series(pattern_accuracy(one.responses.values, predicted.values), name="accuracy")
+    tested = np.isfinite(predicted.values).any(axis=1)
+    return found[tested].groupby(one.responses["stimulus"].values.astype(str)[tested], sort=False).mean()
+
+
+def _readable(study: Study, one: Subject) -> xr.DataArray | None:
+    """Small pictures; where they cannot be read, it is said, and nothing else suffers."""
     try:
-        pictures = pixels_of(study, one)
+        return pixels_of(study, one)
     except DataError as error:
         study.say(f"    pictures are not compared: {error}")
-        pictures = None
-    if pictures is None:
-        return {}
-    table = _distances(pictures, one, folds, study.config.seed)["table"]
-    near = int((table["similarity"] >= study.config.evaluation.threshold).sum())
-    return {"n_near_duplicates": near, "share_near_duplicates": near / len(table)}
+        return None
 
 
 def _median_r(y: np.ndarray, p: np.ndarray) -> float:
@@ -276,7 +287,7 @@ def near_text(summary: dict[str, Any]) -> str:
     ).replace("%)", " %)")
 
 
-def _pictures(study: Study, table: pd.DataFrame) -> dict[str, Any]:
+def _pictures(study: Study, table: pd.DataFrame, subjects: tuple[Subject, ...]) -> dict[str, Any]:
     """The nearest pairs of test and training stimuli; with pictures of them, uint8 (pair, 2, y, x, 3)."""
     pairs = table[table["stimulus"] != table["nearest"]].sort_values("similarity", ascending=False, kind="stable")
     # A pair meets twice in cross-validation.
@@ -284,7 +295,7 @@ def _pictures(study: Study, table: pd.DataFrame) -> dict[str, Any]:
     pairs = pairs[~pd.Series(key, index=pairs.index, dtype=object).duplicated()].head(_PAIRS)
     parts: dict[str, Any] = {"pairs": pairs[["stimulus", "nearest", "similarity"]].reset_index(drop=True)}
     # Pictures that could not be compared cannot be shown.
-    for one in study.subjects if len(pairs) and pairs["space"].iloc[0] == "pixels" else ():
+    for one in subjects if len(pairs) and pairs["space"].iloc[0] == "pixels" else ():
         stimuli = stimuli_of(study, one)
         if stimuli is None or not np.isin(pairs[["stimulus", "nearest"]], stimuli.ids).all():
             continue

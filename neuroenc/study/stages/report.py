@@ -20,7 +20,7 @@ from neuroenc.report import roi_summary, study_page
 from neuroenc.study.incontext.evaluate import curve_text, write_curve
 from neuroenc.study.incontext.train import BEFORE, stage_of
 from neuroenc.study.stages.compare import comparison_text
-from neuroenc.study.stages.leakage import MOST_NEAR, near_text
+from neuroenc.study.stages.leakage import MOST_NEAR, near_summary, near_text
 from neuroenc.study.stages.learning import learning_summary
 from neuroenc.study.stages.plan import plan_page, plan_text, write_plan
 from neuroenc.study.stages.score import merge_subjects
@@ -194,7 +194,8 @@ def _notes(study: Study) -> list[str]:
         if len(study.scores_of) > 1:
             notes.append(f"Accuracies are those of the feature space {next(iter(study.scores_of))!r}, the first.")
     told = study.leakage["summary"] if study.has("leakage") and study.leakage else {}
-    told = told or (study.near if study.has("near") else {})
+    if study.has("near") and study.near is not None:
+        told = told or near_summary(study.near[1])
     if told.get("share_near_duplicates", 0) > MOST_NEAR:
         notes = [near_text(told), *notes]
     if study.has("comparison"):
@@ -293,10 +294,10 @@ def write_study(study: Study) -> Path:
             summary = study.store.keep(f"last-page-{name}", key, dict)["summary"]
             made[name] = study.store.keep(f"page-{name}", [key, summary], dict)
     # The store keeps flat parts, and a section takes its own as one.
-    for name in ("leakage", "learning"):
-        own = {k: made["accuracy"].pop(k) for k in list(made.get("accuracy", {})) if k.startswith(f"{name}:")}
-        if own:
-            made["accuracy"][name] = {k.partition(":")[2]: v for k, v in own.items()}
+    for part in (made[name] for name in ("accuracy", "comparison") if name in made):
+        for key in [key for key in part if ":" in key]:
+            name, _, inner = key.partition(":")
+            part.setdefault(name, {})[inner] = part.pop(key)
     for name in study.config.report.without:
         if name == "maps" and "accuracy" in made:
             made["accuracy"]["maps"] = []
