@@ -334,7 +334,10 @@ def block_folds(responses: xr.DataArray, n_splits: int, gap: int) -> list[tuple[
             tests[k][rows[block]] = True
             near = slice(max(0, int(block[0]) - gap), int(block[-1]) + 1 + gap)
             purged[k][rows[near]] = True
-    found = [(np.flatnonzero(~near), np.flatnonzero(test)) for near, test in zip(purged, tests)]
+    # The same moment of a film that several runs showed is on one side.
+    ids = responses["stimulus"].values
+    known = [near | np.isin(ids, ids[test]) for near, test in zip(purged, tests)]
+    found = [(np.flatnonzero(~near), np.flatnonzero(test)) for near, test in zip(known, tests)]
     if min(len(train) for train, _ in found) < 2:
         raise ConfigError(f"gap={gap} leaves no volumes to train on. Next step: a smaller gap, or fewer folds.")
     return found

@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.simulate import simulate_movie
 from neuroenc.report.sections._lags import response_section
 from neuroenc.study import Study, example_config
+from neuroenc.study.config import EvaluationConfig, StudyConfig
 from neuroenc.study.stages.report import with_functions
 
 pytest.importorskip("nilearn")
@@ -66,3 +68,29 @@ def test_blocks_trim_and_own_frames(tmp_path):
     whole = film.stimuli.table.loc[space.stimulus.values]
     np.testing.assert_allclose(space.sel(feature="feature1@0"), whole["feature1"], atol=1e-5)
     assert len(study.splits[0]) == 3
+
+
+def given(film, n=30):
+    """Four runs of noise; the first and the last showed ``film``."""
+    values = np.random.default_rng(0).standard_normal((4 * n, 3))
+    names = np.repeat([film, "b", "c", film], n)
+    return data.make_timeseries(values, tr=2.0, run=np.repeat([1, 2, 3, 4], n), film=names)
+
+
+def test_a_film_that_two_runs_showed_is_on_one_side():
+    settings = StudyConfig(data={"name": "movie"}, evaluation={"scheme": "run", "permutations": 0}, encoder={"cv": 3})
+    study = Study(settings, responses=given("a"), say=lambda _: None).until("split")
+    for train, test in study.splits[0]:
+        data.check_disjoint(study.subjects[0].responses[train], study.subjects[0].responses[test])
+    assert sorted(len(train) for train, _ in study.splits[0]) == [60, 60, 90, 90]
+    last = settings.model_copy(update={"evaluation": EvaluationConfig(scheme="run", n_splits=1, n_last=1)})
+    study = Study(last, responses=given("a"), say=lambda _: None).until("split")
+    assert [len(rows) for rows in study.splits[0][0]] == [60, 30]
+    blocks = data.folds(given("a"), "block", n_splits=3, gap=2)
+    for train, test in blocks:
+        data.check_disjoint(given("a")[train], given("a")[test])
+
+
+def test_only_runs_have_delays():
+    with pytest.raises(ConfigError, match="has delays, and comparisons are of responses to single stimuli"):
+        Study(config("compare.readouts={linear={}}"), say=lambda _: None).until("compare")

@@ -208,7 +208,7 @@ def _read_series(
 
     files = [p for r in runs for p in (r.bold, *([r.confounds] if r.confounds else []))]
     extra = {"runs": [str(r.bold) for r in runs], "glm": glm.settings()}
-    stimuli = stimuli_of(labels["stimulus"], None, "bids", licence)
+    stimuli = stimuli_of(named["stimulus"].values, None, "bids", licence)
     found = collect(Recording(labels, read, stimuli, files, options, extra=extra, by="run"), zscore=scale, **keep)
     assert found.responses is not None
     time = ("presentation", named["time"].values + start)

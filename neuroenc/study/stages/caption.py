@@ -32,7 +32,7 @@ from neuroenc.embedding import ImageEmbedder, embed_augmented
 from neuroenc.encoders import descent_weights, resampled_rows, ridge_weights
 from neuroenc.study.config import CaptionsConfig, StabilityConfig
 from neuroenc.study.stages.fit import Fold, fit_folds, held_out
-from neuroenc.study.stages.load import Subject
+from neuroenc.study.stages.load import Subject, refuse_series
 from neuroenc.study.stages.score import merge_subjects, score_subject
 from neuroenc.study.study import Study, stage
 from neuroenc.study.text import NOTES
@@ -82,6 +82,7 @@ class Fitted:
 )
 def weights(study: Study) -> dict[str, Any]:
     """Encoder of the training rows of the first fold, scored on its held-out rows, and who is captioned."""
+    refuse_series(study, "captions")
     gate = study.table("captions").gate
     vectors = study.caption_space
     jobs = [(one, vectors, folds[:1], False) for one, folds in zip(study.subjects, study.splits)]

@@ -33,7 +33,7 @@ from neuroenc.study.stages.distance import check_sizes
 from neuroenc.study.stages.fit import evaluation_folds
 from neuroenc.study.stages.leakage import MOST_NEAR, comparison_leakage, near_across, near_summary, near_text
 from neuroenc.study.stages.learning import cell_curves
-from neuroenc.study.stages.load import Subject, make_spaces, with_joined
+from neuroenc.study.stages.load import Subject, make_spaces, refuse_series, with_joined
 from neuroenc.study.stages.score import noise_ceilings
 from neuroenc.study.study import Study, stage
 
@@ -49,6 +49,7 @@ _PASSED = ("cores", "validation", "n_candidates", "training", "n_components", "n
 def compare(study: Study) -> dict[str, Any]:
     """Every feature space through every readout, on the same rows, folds and tuning budget."""
     config, whole = study.table("compare"), study.config
+    refuse_series(study, "comparisons")
     if config.transfer and len(study.subjects) < 2:
         raise ConfigError(
             "[compare] transfer is between data sets, and there is one. Next step: [data] join = { session = [...] }, "

@@ -62,8 +62,10 @@ def outer_folds(
     elif config.n_splits > 1:
         if config.scheme == "stimulus":
             return data.folds(responses, "stimulus", n_splits=config.n_splits, seed=seed)
-        # Designs with few categories show them in every run; leaving runs out is then about noise, not stimuli.
-        return data.folds(responses, config.scheme, seed=seed, shared="keep")
+        # Designs with few categories show them in every run; leaving runs out is then about noise, not stimuli. Of a
+        # film that several runs showed, an encoder would know the very moments that it is tested on.
+        shared = "drop" if data.is_series(responses) else "keep"
+        return data.folds(responses, config.scheme, seed=seed, shared=shared)
     elif config.scheme == "stimulus":
         _, test = data.split_by_stimulus(responses, config.share, seed=seed)
     else:
@@ -78,7 +80,11 @@ def outer_folds(
                 f"{len(numbers) - 1}."
             )
         held = np.isin(responses.coords[config.scheme].values, numbers[-config.n_last :])
-        return [(np.flatnonzero(~held), np.flatnonzero(held))]
+        ids = responses.coords["stimulus"].values
+        known = np.isin(ids, ids[held]) if data.is_series(responses) else held
+        if known.all():
+            raise DataError(f"the last {config.n_last} {config.scheme}s show what all others show: nothing is new.")
+        return [(np.flatnonzero(~known), np.flatnonzero(held))]
     held = np.isin(responses.coords["stimulus"].values, np.unique(test.coords["stimulus"].values))
     if min(held.sum(), (~held).sum()) < 2:
         raise DataError(

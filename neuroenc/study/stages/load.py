@@ -137,6 +137,20 @@ def embed(study: Study) -> dict[str, Any]:
     return {"spaces": spaces}
 
 
+def refuse_series(study: Study, what: str) -> None:
+    """Refuse time series and delayed features where encoders have no delays: they would not see the response at all."""
+    settings = study.config.features.items()
+    told = [f"[features.{k}] has delays" for k, v in settings if v.delays]
+    told += [
+        f"the responses of {one.name} are a time series" for one in study.subjects if data.is_series(one.responses)
+    ]
+    if told:
+        raise ConfigError(
+            f"{told[0]}, and {what} are of responses to single stimuli. Next step: neuroenc run, with a table "
+            "[features.NAME] for each feature space."
+        )
+
+
 def delayed(space: xr.DataArray, delays: Sequence[int], name: str) -> xr.DataArray:
     """Features at the delays of ``[features.NAME]``; their rows must be volumes."""
     if not delays:
