@@ -140,9 +140,6 @@ def test_random_splits_of_the_same_sizes_stand_beside(given):
     sets = study(given, scheme="cluster", n_splits=3, random_splits=1).until("leakage").leakage["sets"].set_index("set")
     assert (sets["random_low"] <= sets["random_r"]).all()
     assert sets.loc["all", "random_r"] > sets.loc["all", "median_r"]
-    # A random split beside a random split is another of its kind.
-    plain = study(given, n_splits=2, random_splits=1).until("leakage").leakage["sets"].iloc[0]
-    assert abs(plain["random_r"] - plain["median_r"]) < 0.15
 
 
 def test_pictures_that_cannot_be_read_are_told_of(given, tmp_path):
@@ -157,9 +154,9 @@ def test_pictures_that_cannot_be_read_are_told_of(given, tmp_path):
 
 
 def test_accuracy_grows_with_training_stimuli(given, tmp_path):
-    done = study(given, n_splits=2, learning_curve=[20, 40, 60, 500]).until("learn")
+    done = study(given, n_splits=2, learning_curve=[20, 500]).until("learn")
     table = done.learning["table"]
-    assert table["size"].tolist() == [20, 40, 60, 75]  # of 150 stimuli in two folds
+    assert table["size"].tolist() == [20, 75]  # of 150 stimuli in two folds
     assert table["explained_variance"].iloc[-1] > table["explained_variance"].iloc[0]
     # All training stimuli are those of the run itself.
     folds, responses, predicted = done.splits[0], given["responses"].values, done.predictions["features"][0].values
