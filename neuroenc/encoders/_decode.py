@@ -302,9 +302,7 @@ class _Ranks:
             ordered = np.sort(scores, axis=1)
             slack = _SAME * np.maximum(1.0, np.abs(scores).max(axis=1))
             for t, (row, sizes) in enumerate(zip(scores[:, self.shown], ordered)):
-                low, high = (
-                    np.searchsorted(sizes, row + s * slack[t], side) for s, side in ((-1, "left"), (1, "right"))
-                )
+                low, high = sizes.searchsorted(row - slack[t], "left"), sizes.searchsorted(row + slack[t], "right")
                 self.first[start + t], self.tied[start + t] = 1 + self.size - high, high - low - 1
             picked.append(scores.argmax(axis=1))
             start = rows.stop
@@ -384,7 +382,7 @@ def _pair(predicted: Any, measured: Any, noise: Any, std: Any, prior: Any, group
     voxels = voxel_coords(candidates)
     f, y = (as_numpy(x).astype(np.float64) for x in (candidates, trials))
     for values, what in ((f, "predicted responses"), (y, "measured responses")):
-        refuse_voxels(~np.isfinite(values).all(axis=0), voxels, what)
+        refuse_voxels(~np.asarray(np.isfinite(values).all(axis=0)), voxels, what)
     if len(y) > 1:
         refuse_voxels(np.asarray(np.ptp(y, axis=0) == 0), voxels, "measured responses")
     if noise is not None:

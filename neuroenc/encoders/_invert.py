@@ -187,7 +187,7 @@ def retrieve(
     coef, intercept = encoder.to_linear()
     trials = align_voxels(measured, coef, "measured responses")
     y = as_numpy(trials, "measured").astype(np.float64)
-    refuse_voxels(~np.isfinite(y).all(axis=0), voxel_coords(coef), "measured responses")
+    refuse_voxels(~np.asarray(np.isfinite(y).all(axis=0)), voxel_coords(coef), "measured responses")
     noise = None if noise is None else noise.like(coef)
     white = y if noise is None else noise.whiten(y)
     unit = metric != "likelihood"

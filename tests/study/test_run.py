@@ -20,7 +20,7 @@ from neuroenc import data, stats
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.store import Store, content_key
 from neuroenc.encoders import load_encoder
-from neuroenc.study import export, read_config, run
+from neuroenc.study import Study, StudyConfig, export, read_config, run
 from neuroenc.study.stages.load import load_data, prepare_responses
 
 N, P = 60, 12
@@ -437,3 +437,8 @@ def test_stimuli_are_identified(folder):
     assert "Decoding" in (folder / "out" / "report" / "index.html").read_text()
     again = run(config, folder / "out", progress=False, say=lambda _: None)
     assert {**again, "seconds": 0} == {**summary, "seconds": 0}
+    lacks = StudyConfig(decode={"blocks": "run"})
+    given = data.load(folder / "features.nc")
+    responses = data.make_responses(planted()[1], stimulus=given["stimulus"].values, dim="stimulus", subject="s1")
+    with pytest.raises(ConfigError, match="rows have only"):
+        Study(lacks, features=given, responses=responses, progress=False).until("split")

@@ -117,7 +117,9 @@ def evaluation_folds(study: Study, one: Subject) -> tuple[list[Fold], np.ndarray
     return folds, set_names(len(one.responses), [("test", test) for _, test in folds])
 
 
-@stage("split", reads=("subjects", "config.evaluation", "config.encoder"), writes=("splits", "test_sets"))
+@stage(
+    "split", reads=("subjects", "config.evaluation", "config.encoder", "config.decode"), writes=("splits", "test_sets")
+)
 def split(study: Study) -> dict[str, Any]:
     """Outer folds of each subject; what responses cannot give is refused before features are computed."""
     config, splits, test_sets = study.config, [], []
@@ -150,6 +152,15 @@ def _check(study: Study, responses: xr.DataArray, folds: list[Fold]) -> None:
             "which takes their autocorrelation away: far more than 5 % of voxels without any effect pass at p < 0.05. "
             'Next step: permutation_mode = "shift" (or "auto").'
         )
+    decode = study.config.decode
+    if decode and data.is_series(responses):
+        raise ConfigError(
+            "[decode] identifies stimuli, and the responses are volumes of a time series, whose neighbours are alike. "
+            "Next step: responses of stimuli (such as GLM betas), or leave [decode] out."
+        )
+    if decode and decode.blocks and decode.blocks not in responses.coords:
+        found = ", ".join(map(str, responses.coords))
+        raise ConfigError(f'[decode] blocks = "{decode.blocks}": the rows have only {found}. Next step: blocks = "".')
     blocked = evaluation.permutations and evaluation.permutation_mode in ("within", "whole")
     if blocked and not {"run", "session"} & set(map(str, responses.coords)):
         raise ConfigError(
