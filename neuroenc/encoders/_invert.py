@@ -185,6 +185,8 @@ def retrieve(
     metric = one_of("metric", metric, METRICS)
     source = retrieval.as_bank(bank).again("a bank to retrieve from is read more than once")
     coef, intercept = encoder.to_linear()
+    if source.width != len(coef):
+        raise DataError(f"the bank has width {source.width}, the encoder {len(coef)}. Next step: its own space.")
     trials = align_voxels(measured, coef, "measured responses")
     y = as_numpy(trials, "measured").astype(np.float64)
     refuse_voxels(~np.asarray(np.isfinite(y).all(axis=0)), voxel_coords(coef), "measured responses")

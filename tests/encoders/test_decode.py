@@ -231,7 +231,7 @@ def test_retrieval_from_a_bank(rng, monkeypatch):
         xr.testing.assert_allclose(found, again)
         absent = retrieve(encoder, Y[200:220], features[300:], k=3, metric=metric, noise=noise, shown=features)
         assert absent["percentile"].mean() > 0.8
-    with pytest.raises(ValueError, match="width 5"):
+    with pytest.raises(ValueError, match="width 4"):
         retrieve(encoder, Y[:2], rng.standard_normal((9, 4)))
     with pytest.raises(ValueError, match="width 4"):
         decode_features(encoder, Y[:2], rng.standard_normal((9, 4)), noise=noise)
