@@ -35,7 +35,12 @@ from ._images import (
     region_mask as region_mask,
 )
 from ._io import load as load, save as save
-from ._meshes import load_anatomy as load_anatomy, load_mesh as load_mesh, stack_subjects as stack_subjects
+from ._meshes import (
+    load_anatomy as load_anatomy,
+    load_mesh as load_mesh,
+    mesh_files as mesh_files,
+    stack_subjects as stack_subjects,
+)
 from ._nilearn import (
     from_masker as from_masker,
     from_surface_image as from_surface_image,

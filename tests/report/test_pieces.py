@@ -107,7 +107,7 @@ def test_mosaic_keeps_left_on_the_left_whatever_the_affine():
 
 
 def test_bad_places_and_views_are_named():
-    with pytest.raises(DataError, match=r"vertices 1\.\.20000 do not fit fsaverage5"):
+    with pytest.raises(DataError, match=r"vertices 20000\.\.20000 of hemisphere R do not fit fsaverage5"):
         plot_surface([0.1, 0.2], [1, 20000], ["L", "R"])
     with pytest.raises(DataError, match=r"hemi holds \['X'\]"):
         plot_surface([0.1], [1], ["x"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from neuroenc._core.errors import DataError
 from neuroenc.encoders.comparison import Group
 from neuroenc.report._charts import draw_strip
 from neuroenc.report._regions import NO_ROI, memberships
@@ -24,23 +25,36 @@ MOST_OUTLINES, MOST_STRIPS = 24, 24
 NO_NILEARN = "Surface maps were left out: nilearn is not installed (pip install 'neuroenc[brain]')."
 
 
-def surface_voxels(scores: xr.Dataset) -> tuple[np.ndarray, str]:
-    """Voxels that can be drawn on fsaverage5, and what to say of the rest."""
+def surface_voxels(scores: xr.Dataset) -> tuple[np.ndarray, str, meshes.Surface]:
+    """Voxels that can be drawn on the mesh of their space, or else on fsaverage5; what to say of the rest; the mesh."""
     vertex, space = scores["vertex"].values, str(scores.attrs.get("space", "unknown"))
+    try:
+        surface, missing = meshes.surface_of(None, space), ""
+    except DataError as error:
+        surface, missing = meshes.FSAVERAGE5, str(error)
+    if surface.name != "fsaverage5":
+        most = [len(meshes.inflated_mesh(h, surface)[0]) for h in "LR"]
+        side = np.array([str(h)[:1].upper() for h in scores["hemi"].values])
+        if (fits := (vertex >= 0) & (vertex < np.where(side == "L", *most))).all():
+            return fits, "", surface
     if "fsaverage" not in space and space != "unknown":
-        return np.zeros(len(vertex), bool), f"Vertices lie in the space {space!r}, for which no mesh is at hand."
+        said = f"Vertices lie in the space {space!r}, for which no mesh is at hand."
+        if space.startswith("fsLR"):
+            said += " " + (missing or f"{int((~fits).sum())} of them do not fit {surface.name}.")
+        return np.zeros(len(vertex), bool), said, surface
+    surface = meshes.FSAVERAGE5
     fits = (vertex >= 0) & (vertex < meshes.N_VERTICES)
     if fits.all():
-        return fits, ""
+        return fits, "", surface
     if "fsaverage" not in space or space == "fsaverage5":
         said = f"{int((~fits).sum())} vertices do not fit fsaverage5 (0..{meshes.N_VERTICES - 1}) and the space is "
-        return np.zeros(len(vertex), bool), f"{said}{space!r}; no surface map is drawn."
+        return np.zeros(len(vertex), bool), f"{said}{space!r}; no surface map is drawn.", surface
     # The vertices of fsaverage5 are the first ones of every denser fsaverage mesh.
-    return fits, f"Drawn on fsaverage5: {int(fits.sum())} of {len(vertex)} vertices of {space}."
+    return fits, f"Drawn on fsaverage5: {int(fits.sum())} of {len(vertex)} vertices of {space}.", surface
 
 
 class Canvas:
-    """Values of voxels on fsaverage5, on slices, or else as one bar for each unit.
+    """Values of voxels on the mesh of their space, on slices, or else as one bar for each unit.
 
     ``groups`` are what bars are put side by side in; ``kind`` is "surface", "volume" or "strip", ``remarks`` say what
     cannot be drawn, and ``how`` what the reader looks at.
@@ -51,9 +65,12 @@ class Canvas:
         if groups:
             remark = remark.replace("no maps were made", "units are drawn side by side")
         self.remarks = [remark] if remark else []
+        self._surface = meshes.FSAVERAGE5
         self._scores, self._kept = scores, np.ones(scores.sizes["voxel"], bool)
         if surface:
-            kept, said = surface_voxels(scores) if find_spec("nilearn") is not None else (None, NO_NILEARN)
+            kept, said = None, NO_NILEARN
+            if find_spec("nilearn") is not None:
+                kept, said, self._surface = surface_voxels(scores)
             self.remarks += [said] if said else []
             surface = kept is not None and bool(kept.any())
             self._kept = kept if kept is not None else self._kept
@@ -74,8 +91,9 @@ class Canvas:
     @property
     def how(self) -> str:
         outlined = " Lines are the borders of regions." if self._regions else ""
+        mesh = self._surface.name
         return {
-            "surface": "fsaverage5, flat or inflated; grey cortex carries no voxel of the analysis." + outlined,
+            "surface": f"{mesh}, flat or inflated; grey cortex carries no voxel of the analysis." + outlined,
             "volume": "Slices through the volume, left on the left." + outlined,
             "strip": "Units have no place on the cortex: one bar for each, the best predicted first in each group.",
         }[self.kind]
@@ -119,9 +137,11 @@ class Canvas:
         shown = np.where(known, values, "" if named else np.nan)[kept]
         options |= {"rois": {name: mask[kept] for name, mask in self._regions.items()}}
         place = where["vertex"].values[kept], where["hemi"].values[kept]
-        hidden = any((~meshes.flat_mesh(h)[2][place[0][place[1] == h]]).any() for h in np.unique(place[1]))
-        kinds = ("flat", "inflated") if both or hidden else ("flat",)
-        return [_png(plot_surface(shown, *place, mesh=kind, **options)) for kind in kinds]
+        on, kinds = self._surface, ["inflated"]
+        if meshes.has_flat(on):
+            hidden = any((~meshes.flat_mesh(h, on)[2][place[0][place[1] == h]]).any() for h in np.unique(place[1]))
+            kinds = ["flat", "inflated"] if both or hidden else ["flat"]
+        return [_png(plot_surface(shown, *place, mesh=kind, surface=on.name, **options)) for kind in kinds]
 
 
 def _png(figure: Any) -> str:
@@ -144,10 +164,10 @@ def _figure(height: float) -> Any:
     return Figure(figsize=(_WIDTH / 100, height / 100))
 
 
-def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
+def _flat_map(vertex: np.ndarray, hemi: np.ndarray, surface: meshes.Surface) -> dict[str, Any]:
     """Both hemispheres side by side, cropped to the voxels; every voxel is seen once."""
 
-    windows = flat_windows(vertex, hemi, 9.0)
+    windows = flat_windows(vertex, hemi, 9.0, surface)
     (left_edge, low), (right_edge, high) = next(iter(windows.values()))
     tall, room = float(high - low), (_WIDTH - _GAP * (len(windows) - 1)) / len(windows)
     scale = min(room / float(right_edge - left_edge), (_FLAT_HEIGHT - _HEAD) / tall)
@@ -156,14 +176,14 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     x, y = np.full(len(vertex), np.nan), np.full(len(vertex), np.nan)
     labels = []
     for panel, (h, (low, high)) in enumerate(windows.items()):
-        xy, faces, on = meshes.flat_mesh(h)
+        xy, faces, on = meshes.flat_mesh(h, surface)
         left = panel * (room + _GAP)
         # The panel is filled with more of the cortex around the voxels, as far as there is some.
         edge = xy[on].min(axis=0)[0] - 4, xy[on].max(axis=0)[0] + 4
         x0 = (low[0] + high[0] - wide) / 2
         x0 = max(min(x0, edge[1] - wide), edge[0]) if edge[1] - edge[0] > wide else (edge[0] + edge[1] - wide) / 2
         axes = figure.add_axes((left / _WIDTH, 0, room / _WIDTH, (height - _HEAD) / height))
-        draw_flat(axes, h, np.zeros((len(faces), 4)), ((x0, low[1]), (x0 + wide, high[1])))
+        draw_flat(axes, h, np.zeros((len(faces), 4)), ((x0, low[1]), (x0 + wide, high[1])), surface)
         mine = np.flatnonzero((hemi == h) & on[vertex])
         x[mine] = left + (xy[vertex[mine], 0] - x0) * scale
         y[mine] = _HEAD + (high[1] - xy[vertex[mine], 1]) * scale
@@ -171,31 +191,32 @@ def _flat_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
     return _map("flat", "Flat", figure_png(figure, dpi=160), height, x, y, labels, spacing=1.5 * scale)
 
 
-@cache
-def _inflated_panels() -> tuple[bytes, dict[tuple[str, str], tuple[float, ...]]]:
+@lru_cache(maxsize=4)
+def _inflated_panels(surface: meshes.Surface) -> tuple[bytes, dict[tuple[str, str], tuple[float, ...]]]:
     """Picture of all panels, the same for every subject, and the limits (left, right, bottom, top) of each."""
     figure = _figure(2 * _INFLATED_TALL)
     limits = {}
     for row, panels in enumerate(_INFLATED):
         for column, (h, view) in enumerate(panels):
             axes = figure.add_axes((column / 4, 0.5 * (1 - row), 0.25, 0.5))
-            meshes.draw_hemisphere(axes, h, view, np.zeros((len(meshes.inflated_mesh(h)[1]), 4)))
+            bare = np.zeros((len(meshes.inflated_mesh(h, surface)[1]), 4))
+            meshes.draw_hemisphere(axes, h, view, bare, surface)
             limits[h, view] = (*axes.get_xlim(), *axes.get_ylim())
     return figure_png(figure, dpi=160), limits
 
 
-def _inflated_map(vertex: np.ndarray, hemi: np.ndarray) -> dict[str, Any]:
+def _inflated_map(vertex: np.ndarray, hemi: np.ndarray, surface: meshes.Surface) -> dict[str, Any]:
     """Four views of each hemisphere; a voxel is drawn in every view that it faces."""
     cell, tall = _WIDTH / 4, _INFLATED_TALL
-    background, limits = _inflated_panels()
+    background, limits = _inflated_panels(surface)
     at: list[np.ndarray] = []
     who: list[np.ndarray] = []
     labels = []
     views = {h: [view for panels in _INFLATED for side, view in panels if side == h] for h in "LR"}
     for row, panels in enumerate(_INFLATED):
         for column, (h, view) in enumerate(panels):
-            mine, (plane, *_) = np.flatnonzero(hemi == h), seen(h, view)
-            facing = np.stack([seen(h, other)[1][vertex[mine]] for other in views[h]], axis=1)
+            mine, (plane, *_) = np.flatnonzero(hemi == h), seen(h, view, surface)
+            facing = np.stack([seen(h, other, surface)[1][vertex[mine]] for other in views[h]], axis=1)
             # What no view faces, such as the top of the brain, stands in the one that comes closest.
             own = views[h].index(view)
             mine = mine[(facing[:, own] > 0.12) | (facing.argmax(axis=1) == own)]
@@ -256,7 +277,7 @@ def layouts(scores: xr.Dataset) -> tuple[list[dict[str, Any]], list[str]]:
     maps: list[dict[str, Any]] = []
     remarks: list[str] = []
     if "vertex" in scores.coords and "hemi" in scores.coords:
-        kept, remark = surface_voxels(scores)
+        kept, remark, surface = surface_voxels(scores)
         remarks += [remark] if remark else []
         if kept.any() and (find_spec("nilearn") is None or find_spec("matplotlib") is None):
             remarks.append(NO_NILEARN)
@@ -264,12 +285,13 @@ def layouts(scores: xr.Dataset) -> tuple[list[dict[str, Any]], list[str]]:
             rows = np.flatnonzero(kept)
             vertex = scores["vertex"].values[rows].astype(int)
             hemi = np.array([str(h)[:1].upper() for h in scores["hemi"].values[rows]])
-            for draw in (_flat_map, _inflated_map):
-                found = draw(vertex, hemi)
+            flat = meshes.has_flat(surface)
+            for draw in (_flat_map, _inflated_map) if flat else (_inflated_map,):
+                found = draw(vertex, hemi, surface)
                 found["voxel"] = rows[found["voxel"]].tolist() if len(found["voxel"]) else []
                 maps.append(found)
             hidden = len(rows) - len(maps[0]["voxel"])
-            if hidden:
+            if flat and hidden:
                 said = "voxels lie on the cuts of the flat map and are seen on the inflated one only."
                 remarks.append(f"{hidden} {said}")
     if all(axis in scores.coords for axis in "ijk") and {"affine", "volume_shape"} <= set(scores.attrs):

@@ -1,13 +1,17 @@
-"""fsaverage5 as nilearn ships it, inflated and flat, one painted view of it, and outlines on meshes and slices."""
+"""Meshes of the cortex, inflated and flat, one painted view of them, and outlines on meshes and slices."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from neuroenc import data
+from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
 from neuroenc.report._style import INK, write
 
@@ -28,23 +32,105 @@ VIEWS: Mapping[str, Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int
 }
 
 
-def _file(part: str, hemi: str) -> str:
-    """A file of fsaverage5 as nilearn ships it."""
+class Surface(NamedTuple):
+    """A mesh of both hemispheres: of a name, or files (hemisphere, part, path, time of its last change)."""
+
+    name: str
+    files: tuple[tuple[str, str, str, int], ...] = ()
+
+    def parts(self, hemi: str) -> dict[str, str]:
+        """Files of a hemisphere: inflated, flat, sulc."""
+        if not self.files:
+            return data.mesh_files(self.name)[hemi]
+        return {part: path for h, part, path, _ in self.files if h == hemi}
+
+    def load(self, hemi: str, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates and faces."""
+        mesh: Any = {hemi: self.parts(hemi)} if self.files else self.name
+        return data.load_mesh(mesh, part)[hemi]
+
+
+FSAVERAGE5 = Surface("fsaverage5")
+_PARTS = ("inflated", "flat", "sulc")
+
+
+def surface_of(given: str | Mapping[str, Any] | None, space: str) -> Surface:
+    """The mesh asked for, or that of the space of values; ``space`` is "unknown" where they do not say.
+
+    Where fsaverage6 or fsaverage are not found and were not asked for, fsaverage5.
+
+    Raises
+    ------
+    DataError
+        The mesh is not found, a file is absent, or no mesh is known of the space.
+    """
     require("nilearn", "brain")
-    from nilearn.datasets import fetch_surf_fsaverage
+    if isinstance(given, Mapping):
+        files = []
+        for hemi in "LR":
+            own = given.get(hemi)
+            if not isinstance(own, Mapping) or "inflated" not in own or not set(own) <= set(_PARTS):
+                raise DataError(
+                    f"surface has {own!r} for hemisphere {hemi!r}; legal: {{'L': {{'inflated': file, 'flat': file, "
+                    "'sulc': file}, 'R': {...}}, of which 'inflated' is needed."
+                )
+            for part, path in own.items():
+                if not Path(os.fspath(path)).is_file():
+                    raise DataError(f"surface {hemi}, {part}: there is no file {os.fspath(path)}.")
+                files.append((hemi, part, os.fspath(path), os.stat(path).st_mtime_ns))
+        return Surface("own" if space == "unknown" else space, tuple(files))
+    name = given or {"unknown": "fsaverage5", "fsaverage7": "fsaverage", "fsLR": "fsLR-32k"}.get(space, space)
+    if given is None and not name.startswith("fsaverage") and name != "fsLR-32k":
+        raise DataError(
+            f"voxels lie on {space!r}, of which no mesh is known. Next step: surface={{'L': {{'inflated': file}}, "
+            "'R': {...}}, the surfaces of that subject."
+        )
+    try:
+        data.mesh_files(name)
+    except DataError:
+        if given is not None or name not in ("fsaverage6", "fsaverage"):
+            raise
+        return FSAVERAGE5  # its vertices are the first ones of theirs
+    return Surface(name)
 
-    found: str = fetch_surf_fsaverage("fsaverage5")[f"{part}_{SIDES[hemi]}"]
-    return found
+
+@lru_cache(maxsize=8)
+def inflated_mesh(hemi: str, surface: Surface = FSAVERAGE5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inflated surface of one hemisphere: coordinates (mm, centre 0), faces, sulcal depth (0 where there is none).
+
+    All but fsaverage5 are scaled to its length, so that every mesh fills its panel.
+    """
+    coordinates, faces = surface.load(hemi, "inflated")
+    coordinates = coordinates - coordinates.mean(axis=0)
+    if surface != FSAVERAGE5:
+        coordinates *= np.ptp(inflated_mesh(hemi)[0][:, 1]) / np.ptp(coordinates[:, 1])
+    return coordinates, faces, _sulc(surface, hemi, len(coordinates))
 
 
-@lru_cache(maxsize=2)
-def inflated_mesh(hemi: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inflated fsaverage5 of one hemisphere, from nilearn's own files: coordinates (mm), faces, sulcal depth."""
-    from nilearn.surface import load_surf_data, load_surf_mesh
+def _sulc(surface: Surface, hemi: str, n: int) -> np.ndarray:
+    """Depth of sulci at each vertex, sulci positive as FreeSurfer has them."""
+    path = surface.parts(hemi).get("sulc")
+    if path is None:
+        return np.zeros(n)
+    if path.endswith(".dscalar.nii"):
+        from nibabel import imageglobals
 
-    mesh = load_surf_mesh(_file("infl", hemi))
-    coordinates = np.asarray(mesh.coordinates, float)
-    return coordinates - coordinates.mean(axis=0), np.asarray(mesh.faces), load_surf_data(_file("sulc", hemi))
+        level = imageglobals.logger.level
+        imageglobals.logger.setLevel("ERROR")  # no word on a field of the header that CIFTI does not use
+        try:
+            read = data.read_cifti(path)
+        finally:
+            imageglobals.logger.setLevel(level)
+        own = read.isel(voxel=read["hemi"].values == hemi)
+        depth = np.zeros(max(n, int(own["vertex"].max()) + 1))
+        depth[own["vertex"].values] = -np.asarray(own.values, float).reshape(-1)  # of HCP: sulci negative
+    else:
+        from nilearn.surface import load_surf_data
+
+        depth = np.asarray(load_surf_data(path), float).reshape(-1)
+    if len(depth) < n or (surface.files and len(depth) != n):
+        raise DataError(f"{path} holds {len(depth)} values for the {n} vertices of hemisphere {hemi}.")
+    return depth[:n]
 
 
 def camera(hemi: str, view: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -68,7 +154,7 @@ def over(colours: np.ndarray, bare: np.ndarray) -> np.ndarray:
     return np.concatenate([colours[:, :3] * opacity + bare[:, :3] * (1 - opacity), bare[:, 3:]], axis=1)
 
 
-def draw_hemisphere(axes: Any, hemi: str, view: str, colours: np.ndarray) -> None:
+def draw_hemisphere(axes: Any, hemi: str, view: str, colours: np.ndarray, surface: Surface = FSAVERAGE5) -> None:
     """Paint one view: triangles that face the camera, far ones first; ``colours`` (face, 4), alpha 0 = bare.
 
     nilearn's own matplotlib drawing drops every triangle with an unmeasured corner, which hides sparse
@@ -76,7 +162,7 @@ def draw_hemisphere(axes: Any, hemi: str, view: str, colours: np.ndarray) -> Non
     """
     from matplotlib.collections import PolyCollection
 
-    coordinates, faces, sulc = inflated_mesh(hemi)
+    coordinates, faces, sulc = inflated_mesh(hemi, surface)
     forward, right, up = camera(hemi, view)
     corners = coordinates[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -101,16 +187,20 @@ def draw_hemisphere(axes: Any, hemi: str, view: str, colours: np.ndarray) -> Non
     axes.axis("off")
 
 
-@lru_cache(maxsize=2)
-def flat_mesh(hemi: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Flattened fsaverage5: coordinates (vertex, 2) in mm, faces, and whether a vertex is on the patch."""
-    from nilearn.surface import load_surf_mesh
-
-    mesh = load_surf_mesh(_file("flat", hemi))
-    faces = np.asarray(mesh.faces)
-    on = np.zeros(len(mesh.coordinates), bool)
+@lru_cache(maxsize=8)
+def flat_mesh(hemi: str, surface: Surface = FSAVERAGE5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Flattened surface: coordinates (vertex, 2) in mm, faces, and whether a vertex is on the patch."""
+    coordinates, faces = surface.load(hemi, "flat")
+    if len(coordinates) != (n := len(inflated_mesh(hemi, surface)[0])):
+        raise DataError(f"the flat surface of hemisphere {hemi} has {len(coordinates)} vertices, the inflated {n}.")
+    on = np.zeros(len(coordinates), bool)
     on[faces.ravel()] = True
-    return np.asarray(mesh.coordinates, float)[:, :2], faces, on
+    return coordinates[:, :2], faces, on
+
+
+def has_flat(surface: Surface) -> bool:
+    """Whether both hemispheres have a flat surface."""
+    return all("flat" in surface.parts(hemi) for hemi in "LR")
 
 
 def flat_shade(sulc: np.ndarray, faces: np.ndarray) -> np.ndarray:
