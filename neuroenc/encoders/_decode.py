@@ -237,6 +237,29 @@ def identify(
     return out.assign_attrs(**about, n_permutations=n_permutations, n_bootstraps=n_bootstraps, seed=seed)
 
 
+def pairwise_accuracy(predicted: np.ndarray, measured: np.ndarray) -> float:
+    """Pairwise identification accuracy by correlation over voxels, ties counting half.
+
+    Rows (stimulus, voxel) of both belong together. Voxels that are constant or not finite are left out; NaN where fewer
+    than 3 are left, or a pattern is the same in all.
+
+    >>> f = np.random.default_rng(0).standard_normal((20, 9))
+    >>> pairwise_accuracy(f, f), pairwise_accuracy(np.tile(f[0], (20, 1)), f)
+    (1.0, 0.5)
+    """
+    usable = np.isfinite(measured).all(axis=0) & (np.ptp(measured, axis=0) > 0)
+    if usable.sum() < 3 or len(measured) < 2:
+        return float("nan")
+    try:
+        f, y = (centred_rows(x[:, usable].astype(np.float64), "correlation") for x in (predicted, measured))
+    except DataError:
+        return float("nan")
+    scores = y @ f.T
+    own = np.diag(scores)[:, None]
+    behind = (scores < own - _SAME).sum() + 0.5 * ((np.abs(scores - own) <= _SAME).sum() - len(own))
+    return float(behind / (len(own) * (len(own) - 1)))
+
+
 def identification_table(found: Mapping[str, xr.Dataset] | xr.Dataset) -> pd.DataFrame:
     """Accuracies of `identify` as a table, a row for each set of voxels and number of candidates, or k.
 

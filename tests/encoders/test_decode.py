@@ -75,6 +75,15 @@ def test_ranks_are_those_of_a_plain_loop(planted):
     assert found["session"].dims == ("trial",)
 
 
+def test_the_short_form_is_pairwise_identification(rng):
+    f = rng.standard_normal((25, 6))
+    y = f + 2 * rng.standard_normal((25, 6))
+    f[3] = f[9]  # a tie
+    found = identify(f, y, sizes=[2], **FAST)["accuracy"].item()
+    assert np.isclose(_decode.pairwise_accuracy(np.c_[f, f[:, :2]], np.c_[y, np.zeros(25), np.full(25, np.nan)]), found)
+    assert np.isnan(_decode.pairwise_accuracy(f, np.full((25, 6), np.nan)))
+
+
 def test_labels_decide(planted):
     predicted, measured, _ = planted
     one = identify(predicted, measured, **FAST)

@@ -157,6 +157,7 @@ def test_stages_leave_models_and_curves(study):
 def test_evaluation_compares_all_methods(study):
     folder, out, found = study
     curve = pd.read_csv(out / "curve.csv")
+    assert curve.query("kind == 'all'")["pairwise"].between(0, 1).sum() > 10
     names = set(curve["method"])
     models = {"in-context", "in-context (published form)"}
     baselines = {

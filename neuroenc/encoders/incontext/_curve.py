@@ -17,6 +17,7 @@ from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.progress import progress as bar
 from neuroenc._core.provenance import provenance
 from neuroenc.data import align
+from neuroenc.encoders._decode import pairwise_accuracy
 from neuroenc.encoders._labels import align_voxels, describe_features, features_matrix, match_features, voxel_coords
 from neuroenc.encoders.incontext._selection import chosen_supports, named_selectors, sub_pool_size
 from neuroenc.retrieval import SupportSelector
@@ -402,9 +403,11 @@ def support_curve(
     Returns
     -------
     Dataset
-        ``explained_variance`` (method, size, draw, voxel), ``1 - Var(y - yhat) / Var(y)``; ``noise_ceiling`` (voxel,)
-        if given; ``cosine`` (method, size, draw, voxel) of a method's weights with those of ``reference``, NaN for
-        methods without weights; the voxels' coordinates. With ``select``, (method, select, size, draw, voxel).
+        ``explained_variance`` (method, size, draw, voxel), ``1 - Var(y - yhat) / Var(y)``; ``pairwise`` (method, size,
+        draw), the share of pairs of queries that all voxels tell apart (chance .5; see `neuroenc.encoders.identify`);
+        ``noise_ceiling`` (voxel,) if given; ``cosine`` (method, size, draw, voxel) of a method's weights with those of
+        ``reference``, NaN for methods without weights; the voxels' coordinates. With ``select``, (method, select, size,
+        draw, voxel).
 
     Raises
     ------
@@ -448,7 +451,7 @@ def support_curve(
         raise DataError(f"reference has shape {aims.shape}; expected {(values.shape[1], responses.shape[1])}.")
     names = [str(name) for name in methods]
     scores = np.full((len(names), len(selectors), len(sizes), n_draws, responses.shape[1]), np.nan)
-    cosines = np.full_like(scores, np.nan)
+    cosines, pairwise = np.full_like(scores, np.nan), np.full(scores.shape[:-1], np.nan)
     jobs = [
         (m, c, s, d)
         for s in range(len(sizes))
@@ -475,13 +478,14 @@ def support_curve(
                 f"{int((~np.isfinite(guess)).sum())} of them not finite; expected {measured.shape}, all finite."
             )
         scores[m, c, s, d] = stats.explained_variance(measured, guess)
+        pairwise[m, c, s, d] = pairwise_accuracy(guess, measured)
         if aims is not None and coef is not None:
             cosines[m, c, s, d] = _cosines(np.asarray(coef, dtype=np.float64).reshape(aims.shape), aims)
     voxels = voxel_coords(Y) or {"voxel": ("voxel", np.arange(responses.shape[1]))}
     if groups is not None and groups not in voxels:
         raise ConfigError(unknown_name("voxel coordinate groups =", groups, voxels))
     dims = ("method", "select", "size", "draw", "voxel")
-    data: dict[str, Any] = {"explained_variance": (dims, scores)}
+    data: dict[str, Any] = {"explained_variance": (dims, scores), "pairwise": (dims[:-1], pairwise)}
     if aims is not None:
         data["cosine"] = (dims, cosines)
     if noise_ceiling is not None:

@@ -56,6 +56,11 @@ def support_sections(
             "Means over voxels and draws of the support; bands are intervals over both. Dashed: ridge on all "
             "trials of the pool. Scores far below 0 are cut off."
         )
+        if "pairwise" in part and part["pairwise"].notna().any():
+            caption += (
+                " Pairwise (in the table): share of pairs of queries that are told apart by the correlation of "
+                "predicted and measured responses over all voxels; chance .5."
+            )
         if len(groups) > _PANELS:
             caption += f" The first {_PANELS} of {len(groups)} groups are drawn."
         figure = plot_support_curves(part, groups=groups[:_PANELS])

@@ -103,7 +103,7 @@ def curve(study: Study) -> dict[str, Any]:
             if wanted.within:
                 narrow.append(_subject(study, part, subject, models, wanted.within))
     whole = joined(curves, wanted.groups)
-    table = curve_table(whole, wanted)
+    table = _with_pairwise(curve_table(whole, wanted), curves)
     if narrow:
         options: dict[str, Any] = {"n_bootstraps": wanted.n_bootstraps, "seed": wanted.seed}
         frame = summarise_curve(joined(narrow, ""), **options).assign(kind=f"supports of one {wanted.within}")
@@ -325,7 +325,8 @@ def joined(curves: Sequence[xr.Dataset], groups: str) -> xr.Dataset:
         if some and "noise_ceiling" not in curve:
             curve = curve.assign(noise_ceiling=("voxel", np.full(curve.sizes["voxel"], np.nan)))
         parts.append(
-            curve.reset_coords(drop=True)
+            curve.drop_vars("pairwise", errors="ignore")
+            .reset_coords(drop=True)
             .assign_coords({k: curve.coords[k] for k in kept if k != "voxel"})
             .drop_vars("voxel", errors="ignore")
         )
@@ -365,6 +366,16 @@ def curve_table(curve: xr.Dataset, wanted: EvaluateConfig) -> pd.DataFrame:
 
     every = ["all", *kinds(curve, wanted.groups)]
     return _grouped((kind, partial(summarised, piece)) for kind in every for piece in pieces)
+
+
+def _with_pairwise(table: pd.DataFrame, curves: Sequence[xr.Dataset]) -> pd.DataFrame:
+    """The table with the share of pairs of queries that are told apart, mean over subjects, in rows of all voxels."""
+    found = [c["pairwise"].mean("draw").to_dataframe().reset_index() for c in curves if "pairwise" in c]
+    if not found:
+        return table
+    keys = [k for k in ("method", "select", "size") if k in found[0] and k in table]
+    means = pd.concat(found).groupby(keys, sort=False)["pairwise"].mean().reset_index()
+    return table.merge(means.assign(kind="all"), on=[*keys, "kind"], how="left", validate="many_to_one")
 
 
 def _grouped(tables: Iterable[tuple[str, Callable[[str | None], pd.DataFrame]]]) -> pd.DataFrame:
@@ -451,6 +462,8 @@ def curve_summary(curve: xr.Dataset, table: pd.DataFrame, pairs: pd.DataFrame, n
         label = f"{row['method']}:{row['size']}"
         label += f":{row['select']}" if row.get("select", "") not in ("", "random") else ""
         summary[f"explained_variance:{label}"] = row["explained_variance"]
+        if np.isfinite(row.get("pairwise", np.nan)):
+            summary[f"pairwise:{label}"] = row["pairwise"]
         if "normalised" in row and np.isfinite(row["normalised"]):
             summary[f"normalised:{label}"] = row["normalised"]
     summary |= {f"best_baseline:{size}": name for size, name in best_baselines(curve).items()}
