@@ -38,7 +38,7 @@ def test_planted_film_to_response_functions():
 def test_what_series_refuse():
     for wrong, said in (
         (["evaluation.permutation_mode=within"], "shuffles volumes"),
-        (["evaluation.scheme=stimulus", "encoder.cv=5"], "volumes of a time series"),
+        (["evaluation.scheme=stimulus", "encoder.cv=5"], "single volumes of a time series"),
     ):
         with pytest.raises((ConfigError, DataError), match=said):
             Study(config(*wrong), say=lambda _: None).until("split")

@@ -52,6 +52,11 @@ def outer_folds(
 
     Every row is tested once; with ``scheme = "test"`` or ``n_splits = 1`` only those that are held out.
     """
+    if config.scheme == "stimulus" and data.is_series(responses):
+        raise ConfigError(
+            '[evaluation] scheme = "stimulus" would draw single volumes of a time series, between neighbours that are '
+            'nearly the same. Next step: scheme = "run", or "block" with gap = 10 where there is one run.'
+        )
     if config.scheme == "test":
         train, test = data.split_by_stimulus(responses, test=_test_ids(config, stimuli), seed=seed)
         data.check_disjoint(train, test)

@@ -341,5 +341,10 @@ def closing_lines(study: Study) -> list[str]:
     kinds = [k.split(":")[1] for k in study.summary if k.startswith("agreement:")]
     if study.has("encoders") and any(isinstance(x, Path) for x in study.encoders.values()):
         tables["encoder"] = str(next(iter(study.encoders.values())))
-    told = rendered("closing.txt.j2", s=study.summary, captions=study.has("captions"), kinds=kinds, **tables)
+    spaces = study.config.features.values()
+    # Encoders of a series read delayed features of a film; there are no pictures that they could predict.
+    series = bool(spaces) and all(x.delays or x.kind in ("series", "columns") for x in spaces)
+    told = rendered(
+        "closing.txt.j2", series=series, s=study.summary, captions=study.has("captions"), kinds=kinds, **tables
+    )
     return told.splitlines()
