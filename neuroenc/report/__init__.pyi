@@ -12,6 +12,7 @@ from .brain._surface import plot_surface as plot_surface
 from .explorer._figure import plot_region as plot_region, write_region_figure as write_region_figure
 from .explorer._sections import explorer_sections as explorer_sections
 from .export._bids import export_bids as export_bids
+from .export._pycortex import export_pycortex as export_pycortex
 from .sections._accuracy import accuracy_sections as accuracy_sections, plot_accuracy as plot_accuracy
 from .sections._comparison import comparison_sections as comparison_sections
 from .sections._decoding import plot_identification as plot_identification

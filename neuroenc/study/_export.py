@@ -12,7 +12,7 @@ import xarray as xr
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc._core.files import output_folder, read_json, sha256_file
-from neuroenc.report import export_bids
+from neuroenc.report import export_bids, export_pycortex
 
 # Where `neuroenc caption`, `neuroenc run` and `neuroenc demo` leave scores; a study is what its report was made of.
 _PLACES = ("study/scores.nc", "report/scores.nc", "scores.nc")
@@ -69,19 +69,24 @@ def _provenance(scores: xr.Dataset, file: Path) -> dict[str, Any]:
 def export(
     run: str | os.PathLike[str],
     *,
-    bids: str | os.PathLike[str],
+    bids: str | os.PathLike[str] | None = None,
+    pycortex: str | os.PathLike[str] | None = None,
+    transform: str | None = None,
+    n_vertices: int | tuple[int, int] | None = None,
     maps: Sequence[str] | None = None,
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> list[Path]:
-    """Write the maps of a finished run as a BIDS derivative.
+    """Write the maps of a finished run as a BIDS derivative, or as a data set of pycortex.
 
     Parameters
     ----------
     run : path
         Folder of ``neuroenc run``, ``demo`` or ``caption``, or a ``scores.nc``.
-    bids : path
-        Folder of the derivative.
+    bids, pycortex : path
+        Folder of the derivative; HDF5 file of pycortex. One of them, or both.
+    transform, n_vertices
+        Of `neuroenc.report.export_pycortex`, whose ``subject`` is the one given here.
     maps : sequence of str, optional
         Scores to write; by default all.
     say : callable
@@ -98,7 +103,7 @@ def export(
     Raises
     ------
     DataError, ConfigError
-        No scores are found, or as `export_bids`.
+        No scores are found, neither file nor folder is named, or as `export_bids` and `export_pycortex`.
 
     Examples
     --------
@@ -106,12 +111,26 @@ def export(
     Traceback (most recent call last):
     neuroenc._core.errors.DataError: no-such-run does not exist...
     """
+    if bids is None and pycortex is None:
+        raise ConfigError("give bids (--bids FOLDER) or pycortex (--pycortex FILE.hdf): where maps are written.")
+    if pycortex is None and (transform is not None or n_vertices is not None):
+        raise ConfigError("transform and n_vertices (--vertices) are of pycortex, which is not asked for.")
     file = find_scores(run)
     scores = data.load(file)
     if not isinstance(scores, xr.Dataset):
         raise ConfigError(f"{file} holds a {type(scores).__name__}; scores are a Dataset over 'voxel'.")
     source = f"{Path(run).resolve().name}/{file.relative_to(run).as_posix()}" if file != Path(run) else file.name
-    written = export_bids(
+    written: list[Path] = []
+    if pycortex is not None:
+        if not options.get("subject"):
+            raise ConfigError("pycortex needs the subject (--subject) by its name in pycortex's own database.")
+        own = {key: options[key] for key in ("subject", "overwrite") if key in options}
+        more: dict[str, Any] = {"transform": transform, "n_vertices": n_vertices, "names": maps}
+        written.append(export_pycortex(scores, pycortex, **own, **more))
+        say(f"pycortex: cortex.load({str(pycortex)!r}), of {file}")
+    if bids is None:
+        return written
+    written += export_bids(
         scores, output_folder(bids), names=maps, sources=[source], provenance=_provenance(scores, file), **options
     )
     images = [p for p in written if p.name.endswith((".nii.gz", ".gii"))]
