@@ -119,6 +119,7 @@ def resample_to_volumes(
     *,
     times: Any = None,
     run: Any = None,
+    session: Any = None,
     kind: str = "lanczos",
     lobes: int = _LOBES,
 ) -> xr.DataArray:
@@ -134,12 +135,12 @@ def resample_to_volumes(
     Parameters
     ----------
     features : array (sample, feature)
-        Labelled ones bring ``time`` and ``run`` as coordinates of their rows.
+        Labelled ones bring ``time``, ``run`` and ``session`` as coordinates of their rows.
     responses : DataArray (presentation, voxel)
         The series, see `make_timeseries`; gives the times, runs and names of the volumes.
     times : array (sample,), s
         From the onset of the run.
-    run : int or array (sample,), optional
+    run, session : int or array (sample,), optional
         Needed where the responses have several; numbered as theirs.
     kind : {"lanczos", "mean", "nearest"}
         "mean": of the samples from a volume's time to the next, 0 where there are none (ratings, words). "nearest": the
@@ -176,24 +177,29 @@ def resample_to_volumes(
         raise DataError(f"features have shape {values.shape}; legal is (sample, feature).")
     labelled = features.coords if isinstance(features, xr.DataArray) else {}
     where: dict[str, np.ndarray] = {}
-    for name, given, dtype in (("time", times, np.float64), ("run", run, np.int64)):
+    for name, given, dtype in (("time", times, np.float64), ("session", session, np.int64), ("run", run, np.int64)):
         given = labelled[name].values if given is None and name in labelled else given
+        if name == "session" and name not in responses.coords:
+            continue
         if given is None:
             if name == "time":
                 raise DataError("samples have no times. Next step: times=SECONDS, from the onset of the run.")
-            if len(np.unique(responses["run"].values)) > 1:
-                raise DataError("responses have several runs and samples none. Next step: run=NUMBERS, one a sample.")
-            given = int(responses["run"].values[0])
+            if len(np.unique(responses[name].values)) > 1:
+                raise DataError(f"responses have several {name}s and samples none. Next step: {name}=NUMBERS.")
+            given = int(responses[name].values[0])
         where[name] = along(name, given, len(values), dtype, "sample")
     _, first = np.unique(responses["stimulus"].values, return_index=True)
     rows = np.sort(first)
     runs, at = responses["run"].values[rows], responses["time"].values[rows]
+    keys = [name for name in ("session", "run") if name in where]
+    asked = np.stack([responses[name].values[rows] for name in keys], axis=1)
+    given = np.stack([where[name] for name in keys], axis=1)
     out = np.zeros((len(rows), values.shape[1]))
-    for number in np.unique(runs).tolist():
-        here, own = np.flatnonzero(runs == number), np.flatnonzero(where["run"] == number)
+    for key in np.unique(asked, axis=0):
+        here, own = (np.flatnonzero((x == key).all(axis=1)) for x in (asked, given))
         if not len(own):
-            known = np.unique(where["run"]).tolist()
-            raise DataError(f"run {number} of the responses has no sample; samples are of runs {known}.")
+            names = [" ".join(f"{k} {n}" for k, n in zip(keys, x)) for x in (key, *np.unique(given, axis=0))]
+            raise DataError(f"{names[0]} of the responses has no sample; samples are of {', '.join(names[1:6])}.")
         lag = at[here][:, None] - where["time"][own]
         if kind == "nearest":
             out[here] = values[own[np.abs(lag).argmin(axis=1)]]

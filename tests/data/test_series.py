@@ -5,6 +5,7 @@ import pytest
 
 from neuroenc import data, stats
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc.data.simulate import hemodynamic_response, simulate_movie
 
 RNG = np.random.default_rng(0)
 
@@ -106,6 +107,33 @@ def test_resampling_by_run(series):
         data.resample_to_volumes(x, series, times=np.zeros(6), run=[1, 1, 2, 2, 2, 2])
     with pytest.raises(DataError, match="several runs"):
         data.resample_to_volumes(x, series, times=np.zeros(6))
+    # Runs that are counted anew in every session.
+    again = data.make_timeseries(np.zeros((6, 1)), tr=2.0, run=np.ones(6, int), session=[1, 1, 1, 2, 2, 2])
+    with pytest.raises(DataError, match="several sessions"):
+        data.resample_to_volumes(x, again, times=np.zeros(6))
+    found = data.resample_to_volumes(x, again, times=[0, 2, 4] * 2, session=[2, 2, 2, 1, 1, 1], kind="nearest")
+    assert found.values.ravel().tolist() == [3, 4, 5, 0, 1, 2]
+
+
+def test_simulated_response_is_that_of_spm():
+    hrf = pytest.importorskip("nilearn.glm.first_level").spm_hrf(2.0, oversampling=20, time_length=30.0)
+    own = hemodynamic_response(np.arange(len(hrf)) * 0.1)
+    # nilearn's begins one step of 0.1 s later.
+    np.testing.assert_allclose(own[:-1], hrf[1:] / hrf.max(), atol=0.03)
+    assert abs(np.arange(0, 30, 0.01)[hemodynamic_response(np.arange(0, 30, 0.01), 6.5).argmax()] - 6.5) < 0.05
+
+
+def test_simulated_film_is_what_was_planted():
+    a, b = (simulate_movie(n_runs=2, n_volumes=100, n_voxels=40, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(a.responses.values, b.responses.values)
+    still = ~a.truth["driven"].values
+    assert (a.truth["signal_share"].values[still] == 0).all()
+    assert np.isnan(a.truth["peak_latency"].values[still]).all()
+    y = a.responses.values[:100, still]
+    lag = np.mean([np.corrcoef(v[1:], v[:-1])[0, 1] for v in y.T])
+    assert 0.5 < lag < 0.85  # half of the noise is slow, the rest has .4
+    with pytest.raises(ConfigError, match="drift"):
+        simulate_movie(drift=1.5)
 
 
 @pytest.mark.parametrize("drift", ["cosine", "linear"])

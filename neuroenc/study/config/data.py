@@ -283,7 +283,7 @@ class FeaturesConfig(Table):
         own.
     file
         Of "file": a .nc or .zarr that `neuroenc.data.save` wrote, or a .npy (row, feature). Of "series": a CSV with the
-        columns ``time`` (s), ``run`` where there are several, and one a feature.
+        columns ``time`` (s), ``run`` and ``session`` where there are several, and one a feature.
     samples
         Of a .npy: CSV whose column ``stimulus`` names its rows; rows of one stimulus must be equal.
     resample

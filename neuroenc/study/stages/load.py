@@ -167,12 +167,12 @@ def load_series(config: FeaturesConfig, responses: xr.DataArray) -> xr.DataArray
     """Features of a CSV with times of their own, at the volumes of the responses."""
     where = f"[features] file {config.file}"
     table = read_table(config.file, ["time"], what="[features] file")
-    names = [str(c) for c in table.columns if c not in ("time", "run")]
+    names = [str(c) for c in table.columns if c not in ("time", "run", "session")]
     if not names:
-        raise DataError(f"{where} has no columns beside time and run.")
+        raise DataError(f"{where} has no columns beside time, run and session.")
     values = np.stack([numbers(table, c, Path(config.file)) for c in ("time", *names)], axis=1)
-    run = whole_numbers(table, "run", where) if "run" in table else None
-    found = data.resample_to_volumes(values[:, 1:], responses, times=values[:, 0], run=run, kind=config.resample)
+    rows: dict[str, Any] = {k: whole_numbers(table, k, where) for k in ("run", "session") if k in table}
+    found = data.resample_to_volumes(values[:, 1:], responses, times=values[:, 0], kind=config.resample, **rows)
     return found.assign_coords(feature=names)
 
 
