@@ -212,9 +212,9 @@ def resample_to_volumes(
     more: dict[str, Any] = {}
     if "feature" in labelled:
         more["feature"] = labelled["feature"].values
-    names = {k: features.attrs[k] for k in ("backbone", "layer", "weights") if k in getattr(features, "attrs", {})}
+    origin = {k: features.attrs[k] for k in ("backbone", "layer", "weights") if k in getattr(features, "attrs", {})}
     more |= {"run": ("stimulus", runs), "time": ("stimulus", at)}
-    return make_features(out, stimulus=responses["stimulus"].values[rows], **names, **more)
+    return make_features(out, stimulus=responses["stimulus"].values[rows], **origin, **more)
 
 
 def series_tr(responses: xr.DataArray) -> float:
