@@ -530,7 +530,9 @@ class DecodeConfig(Table):
     regions
         Also decode from each region alone (with at least 5 voxels).
     voxels
-        Also decode from so many of the voxels that predict best within the training rows.
+        Also decode from so many voxels.
+    choose
+        Which: those that are predicted best within the training rows, or any, drawn at random.
     sizes
         Numbers of candidates to choose among; empty: 2, 5, 10, 20, 50, ... up to all held-out stimuli of a fold.
     top
@@ -548,6 +550,7 @@ class DecodeConfig(Table):
     shrinkage: Annotated[float, Field(ge=0, le=1)] | None = None
     regions: bool = True
     voxels: list[Count] = []
+    choose: Literal["best", "random"] = "best"
     sizes: list[Annotated[int, Field(ge=2, le=MOST)]] = []
     top: list[Count] = [1, 5]
     blocks: Literal["", "run", "session"] = ""

@@ -77,7 +77,7 @@ def _decode_subject(
         # Correlations over voxels are of z-scores: voxels of high rates would otherwise decide alone.
         mean, sd = Y.values[train].mean(axis=0), Y.values[train].std(axis=0)
         noise.append(NoiseCovariance.fit(Y[train].copy(data=left / sd), shrinkage=config.shrinkage))
-        sets.append(_voxel_sets(config, Y, Y.values[train] - left, Y.values[train]))
+        sets.append(_voxel_sets(config, Y, Y.values[train] - left, Y.values[train], study.config.seed))
         held = (P[test] - mean) / sd
         _, first = np.unique(held["stimulus"].values, return_index=True)
         galleries.append(held[np.sort(first)])
@@ -97,15 +97,18 @@ def _decode_subject(
         found[metric] = identify(galleries, measured, metric=metric, noise=own, **how)
     table = identification_table(found).rename(columns={"name": "metric"})
     kinds = {g.name: g.kind for g in find_groups(Y)}
-    return table.assign(kind=[kinds.get(name, "best") for name in table["group"]])
+    return table.assign(kind=[kinds.get(name, config.choose) for name in table["group"]])
 
 
 def _voxel_sets(
-    config: DecodeConfig, Y: xr.DataArray, predicted: np.ndarray, measured: np.ndarray
+    config: DecodeConfig, Y: xr.DataArray, predicted: np.ndarray, measured: np.ndarray, seed: int
 ) -> dict[str, np.ndarray]:
-    """All voxels, regions, and the best voxels by the accuracy on training rows that were left out one by one."""
+    """All voxels, regions, and some: the best by the accuracy on training rows left out one by one, or any."""
     groups = find_groups(Y)
     sets = {g.name: g.voxels for g in (groups if config.regions else groups[:1]) if g.kind in ("all", "roi")}
     sets = {name: v for name, v in sets.items() if name == "all" or _FEWEST <= len(v) < Y.shape[1]}
-    order = np.argsort(-np.nan_to_num(stats.score(measured, predicted, metric="r"), nan=-1.0), kind="stable")
-    return sets | {f"best {n}": order[:n] for n in sorted(config.voxels) if n < len(order)}
+    if config.choose == "best":
+        order = np.argsort(-np.nan_to_num(stats.score(measured, predicted, metric="r"), nan=-1.0), kind="stable")
+    else:
+        order = np.random.default_rng([seed, 41]).permutation(Y.shape[1])  # the same in every fold
+    return sets | {f"{config.choose} {n}": order[:n] for n in sorted(config.voxels) if n < len(order)}
