@@ -25,7 +25,6 @@ drawn = report.plot_surface(
 )  # fmt: skip
 canvas = FigureCanvasAgg(drawn)
 canvas.draw()
-figure, axes = plt.subplots(figsize=drawn.get_size_inches(), dpi=drawn.dpi)
-figure.subplots_adjust(0, 0, 1, 1)
-axes.imshow(np.asarray(canvas.buffer_rgba()))
+axes = plt.figure(figsize=drawn.get_size_inches(), dpi=drawn.dpi).add_axes((0, 0, 1, 1))
+axes.imshow(canvas.buffer_rgba(), aspect="auto")
 axes.axis("off")
