@@ -96,6 +96,11 @@ def decode_features(
         spread = as_numpy(align_voxels(std, coef, "std"), "std").astype(np.float64)
         noise = noise.with_sd(np.sqrt((spread**2).mean(axis=0)))
     mean, varies = bank.mean(axis=0), np.ptp(bank, axis=0) > 0
+    if len(bank) < 3 or not varies.any():
+        raise DataError(
+            f"{len(bank)} rows of features, {int(varies.sum())} of {len(varies)} of them vary, give no prior; at least "
+            "3 rows and 1 that varies. Next step: features of more pictures, such as those of the fit."
+        )
     prior = NoiseCovariance.fit(bank[:, varies], shrinkage=shrinkage)
     # In the units of the prior's own white noise: y = z M + b.
     M = prior.colour(np.eye(int(varies.sum()))) @ noise.whiten(coef.values[varies])

@@ -89,7 +89,7 @@ class NoiseCovariance:
         voxels = voxel_coords(residuals)
         values = values - values.mean(axis=0)
         sd = np.sqrt((values**2).mean(axis=0))
-        refuse_voxels(~(np.isfinite(sd) & (sd > 1e-12 * np.abs(sd).max())), voxels, "residuals")
+        refuse_voxels(~(np.isfinite(sd) & (sd > 1e-12 * np.fmax.reduce(sd))), voxels, "residuals")
         values /= sd
         if shrinkage is None:
             amount = _ledoit_wolf(values)

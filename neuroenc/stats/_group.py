@@ -95,8 +95,11 @@ def prevalence(
     if power > 1:
         raise DataError(f"power={power:g}; a sensitivity is at most 1.")
     k, units = np.broadcast_arrays(as_floats(count, "count"), as_floats(n, "n"))
-    if ((k < 0) | (k > units)).any():
-        raise DataError(f"count is {np.nanmin(k):g} to {np.nanmax(k):g} of n = {units.min():g} to {units.max():g}.")
+    if not ((k >= 0) & (k <= units) & (k % 1 == 0) & (units % 1 == 0)).all():
+        raise DataError(
+            f"count is {k.min():g} to {k.max():g} of n = {units.min():g} to {units.max():g}; legal are whole numbers "
+            "of subjects, count from 0 to n."
+        )
     out = np.full((4, k.size), np.nan)
     # Few pairs of numbers occur, however many voxels there are.
     pairs, which = np.unique(np.stack([k.ravel(), units.ravel()], axis=1), axis=0, return_inverse=True)

@@ -6,6 +6,7 @@ import xarray as xr
 from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage
 
 from neuroenc import data, stats
+from neuroenc._core.errors import DataError
 from neuroenc.encoders import (
     NoiseCovariance,
     RidgeEncoder,
@@ -244,3 +245,14 @@ def test_retrieval_from_a_bank(rng, monkeypatch):
         retrieve(encoder, Y[:2], rng.standard_normal((9, 4)))
     with pytest.raises(ValueError, match="width 4"):
         decode_features(encoder, Y[:2], rng.standard_normal((9, 4)), noise=noise)
+
+
+def test_what_gives_no_prior_or_noise_is_named(rng):
+    encoder = RidgeEncoder().fit(rng.standard_normal((20, 3)), rng.standard_normal((20, 4)))
+    y, noise = rng.standard_normal((20, 4)), NoiseCovariance.fit(rng.standard_normal((20, 4)))
+    for prior in (np.ones((20, 3)), rng.standard_normal((1, 3))):
+        with pytest.raises(DataError, match=r"rows of features, 0 of 3 of them vary, give no prior"):
+            decode_features(encoder, y, prior, noise=noise)
+    y[2, 1] = np.nan
+    with pytest.raises(DataError, match=r"1 of 4 voxels have residuals .* \(first: 1\)"):
+        NoiseCovariance.fit(y)

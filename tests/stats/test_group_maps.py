@@ -12,6 +12,7 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from neuroenc._core.errors import DataError
 from neuroenc.stats import fdr, group_map, mesh_edges, prevalence, sign_flip_test, tfce
 
 
@@ -136,3 +137,9 @@ def test_a_group_map_keeps_labels_and_matches_p(rng):
 def test_errors_say_what_to_do(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("count", [np.nan, 1.5, 9, -1])
+def test_prevalence_of_counts_that_are_none(count):
+    with pytest.raises(DataError, match="whole numbers of subjects, count from 0 to n"):
+        prevalence([3, count], 8)

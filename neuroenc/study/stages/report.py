@@ -16,6 +16,7 @@ from neuroenc._core.files import hash_array
 from neuroenc._core.provenance import provenance
 from neuroenc.captions import CaptionStudy
 from neuroenc.data import Stimuli
+from neuroenc.encoders import load_encoder
 from neuroenc.report import roi_summary, study_page
 from neuroenc.study.incontext.evaluate import curve_text, write_curve
 from neuroenc.study.incontext.train import BEFORE, stage_of
@@ -340,11 +341,9 @@ def closing_lines(study: Study) -> list[str]:
         tables["cells"] = comparison_text(study.comparison)
     kinds = [k.split(":")[1] for k in study.summary if k.startswith("agreement:")]
     if study.has("encoders") and any(isinstance(x, Path) for x in study.encoders.values()):
-        tables["encoder"] = str(next(iter(study.encoders.values())))
-    spaces = study.config.features.values()
-    # Encoders of a series read delayed features of a film; there are no pictures that they could predict.
-    series = bool(spaces) and all(x.delays or x.kind in ("series", "columns") for x in spaces)
-    told = rendered(
-        "closing.txt.j2", series=series, s=study.summary, captions=study.has("captions"), kinds=kinds, **tables
-    )
+        tables["encoder"] = where = str(next(iter(study.encoders.values())))
+        card = load_encoder(where).card
+        if card is not None and card.features:
+            tables["input"] = "PICTURES" if card.reads_pictures else "CAPTIONS.csv"
+    told = rendered("closing.txt.j2", s=study.summary, captions=study.has("captions"), kinds=kinds, **tables)
     return told.splitlines()
