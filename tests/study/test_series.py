@@ -39,6 +39,7 @@ def test_what_series_refuse():
     for wrong, said in (
         (["evaluation.permutation_mode=within"], "shuffles volumes"),
         (["evaluation.scheme=stimulus", "encoder.cv=5"], "single volumes of a time series"),
+        (["evaluation.scheme=cluster", "evaluation.n_splits=3"], "volumes of one run on both sides of 3 of 3 folds"),
     ):
         with pytest.raises((ConfigError, DataError), match=said):
             Study(config(*wrong), say=lambda _: None).until("split")

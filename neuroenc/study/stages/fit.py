@@ -117,9 +117,24 @@ def evaluation_folds(study: Study, one: Subject) -> tuple[list[Fold], np.ndarray
     """Folds of ``[evaluation]``, and the name (row,) of the test set that each row is in."""
     config = study.config.evaluation
     if config.scheme in SCHEMES:
-        return distant_folds(study, one)
+        distant, sets = distant_folds(study, one)
+        if data.is_series(one.responses):
+            _refuse_torn_runs(config, one.responses, distant)
+        return distant, sets
     folds = outer_folds(one.responses, config, study.config.seed, one.stimuli)
     return folds, set_names(len(one.responses), [("test", test) for _, test in folds])
+
+
+def _refuse_torn_runs(config: EvaluationConfig, responses: xr.DataArray, folds: list[Fold]) -> None:
+    """Of a film, sets of stimuli must be whole runs: a volume is nearly the one before, whatever cluster it is in."""
+    run = responses.coords["run"].values if "run" in responses.coords else np.zeros(len(responses))
+    torn = sum(np.isin(run[test], run[train]).any() for train, test in folds)
+    if torn:
+        raise DataError(
+            f'[evaluation] scheme = "{config.scheme}" puts volumes of one run on both sides of {torn} of {len(folds)} '
+            "folds: test volumes lie between their neighbours in training, which are nearly the same. Next step: "
+            'scheme = "run" or "block", or sets that are whole runs.'
+        )
 
 
 @stage(
