@@ -514,6 +514,11 @@ class Resampler:
 
     def _draw(self, y: Any, y2: Any) -> tuple[Counts, Indices, int]:
         """Counts of units, the unit of every sample, and how many there are."""
+        if self.groups is None and "time" in getattr(y, "coords", ()):
+            raise DataError(
+                f"the {len(y2)} samples are volumes of a time series, which are not independent: intervals would be "
+                "too narrow. Next step: Resampler(groups=RUNS), or numbers of blocks of a minute or so."
+            )
         unit, n_units = draws.unit_of(len(y2), match_rows(y, self.groups, ("y", "groups")))
         return draws.draw_counts(n_units, self.n_bootstraps, self.seed), unit, n_units
 

@@ -163,5 +163,8 @@ def test_volumes_are_not_shuffled(series):
     for mode in ("samples", "within"):
         with pytest.raises(DataError, match="far more than 5 %"):
             stats.permutation_test(series, predicted, mode=mode, blocks=series.run if mode == "within" else None)
+    with pytest.raises(DataError, match="not independent"):
+        stats.Resampler(n_bootstraps=50).score(series, predicted)
+    assert (stats.Resampler(n_bootstraps=50, groups=series.run).score(series, predicted).low > 0).all()
     found = stats.permutation_test(series, predicted, mode="shift", blocks=series.run, n_permutations=99)
     assert (found.p <= 0.05).all()

@@ -172,7 +172,10 @@ def score_table(
             chance, found = p_values(groups=blocks, shift=mode == "shift")
             facts.update(found)
         else:
-            test = stats.permutation_test(y, p, mode=mode, blocks=blocks, n_permutations=config.permutations, seed=seed)
+            # Labelled, a time series is refused where its volumes would be shuffled.
+            rows = measured[np.flatnonzero(tested)] if data.is_series(measured) else y
+            how: dict[str, Any] = {"n_permutations": config.permutations, "seed": seed}
+            test = stats.permutation_test(rows, p, mode=mode, blocks=blocks, **how)
             chance = test.p
             facts.update(n_permutations=int(test.n_permutations), null="fixed predictions")
         out["p_value"] = ("voxel", chance, facts)
