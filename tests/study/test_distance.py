@@ -142,6 +142,17 @@ def test_random_splits_of_the_same_sizes_stand_beside(given):
     assert sets.loc["all", "random_r"] > sets.loc["all", "median_r"]
 
 
+def test_what_is_missed_of_a_set_is_told_of(given):
+    """Odd stimuli are 5 s.d. above even ones, which features do not say: r over both is low, within each it is not."""
+    odd = given["stimuli"].table["kind"].loc[given["responses"]["stimulus"].values].to_numpy() == "odd"
+    shifted, said = given["responses"] + 5 * odd[:, None].astype("float32"), []
+    config = StudyConfig(evaluation=EvaluationConfig(scheme="column", column="kind", permutations=0))
+    done = Study(config, **given | {"responses": shifted}, progress=False, say=said.append).until("leakage")
+    sets = done.leakage["sets"].set_index("set")["median_r"]
+    assert sets["all"] < 0 < sets.drop("all").min()
+    assert any(f"r is {sets['all']:.3f}, and in each of them {sets.drop('all').min():.3f}" in line for line in said)
+
+
 def test_pictures_that_cannot_be_read_are_told_of(given, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")

@@ -75,6 +75,8 @@ def leakage(study: Study) -> dict[str, Any]:
     s = parts["summary"]
     if s["share_near_duplicates"] > MOST_NEAR:
         study.say("    " + near_text(s))
+    if "median_r_lowest_set" in s:
+        study.say("    " + pooled_text(s))
     return {"leakage": parts}
 
 
@@ -260,6 +262,9 @@ def _summary(parts: dict[str, Any], scheme: str) -> dict[str, Any]:
     for name, part in sets.groupby("set", sort=False):
         if sets["set"].nunique() > 1 and name != "all":
             summary[f"median_r:{scheme}:{name}"] = float(part["median_r"].mean())
+    own = sets.loc[sets["set"] != "all", "median_r"]
+    if (sets["set"] == "all").any() and float(whole["median_r"].mean()) < float(own.min()):
+        summary |= {"median_r_all_sets": float(whole["median_r"].mean()), "median_r_lowest_set": float(own.min())}
     if "random_r" in sets:
         summary |= {f"random_split_{end}": float(whole[f"random_{end}"].mean()) for end in ("r", "low", "high")}
     return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in summary.items()}
@@ -285,6 +290,19 @@ def near_text(summary: dict[str, Any]) -> str:
         f"{n} test stimuli ({share:.0%}) have a near duplicate among the training stimuli "
         f'({summary["similarity_space"]}){without}. Next step: [evaluation] scheme = "near-duplicates".'
     ).replace("%)", " %)")
+
+
+def pooled_text(summary: dict[str, Any]) -> str:
+    """Why r over all test sets can be lower than in each of them.
+
+    >>> pooled_text({"median_r_all_sets": 0.092, "median_r_lowest_set": 0.163})[:69]
+    'Over all test sets median r is 0.092, and in each of them 0.163 or mo'
+    """
+    return (
+        f"Over all test sets median r is {summary['median_r_all_sets']:.3f}, and in each of them "
+        f"{summary['median_r_lowest_set']:.3f} or more: every set is predicted from another training mean, and what an "
+        "encoder misses of a set's mean lowers the first, not the second. Next step: compare sets, not their union."
+    )
 
 
 def _pictures(study: Study, table: pd.DataFrame, subjects: tuple[Subject, ...]) -> dict[str, Any]:

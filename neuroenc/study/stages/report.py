@@ -21,7 +21,7 @@ from neuroenc.report import roi_summary, study_page
 from neuroenc.study.incontext.evaluate import curve_text, write_curve
 from neuroenc.study.incontext.train import BEFORE, stage_of
 from neuroenc.study.stages.compare import comparison_text
-from neuroenc.study.stages.leakage import MOST_NEAR, near_summary, near_text
+from neuroenc.study.stages.leakage import MOST_NEAR, near_summary, near_text, pooled_text
 from neuroenc.study.stages.learning import learning_summary
 from neuroenc.study.stages.plan import plan_page, plan_text, write_plan
 from neuroenc.study.stages.score import merge_subjects
@@ -199,6 +199,8 @@ def _notes(study: Study) -> list[str]:
         told = told or near_summary(study.near[1])
     if told.get("share_near_duplicates", 0) > MOST_NEAR:
         notes = [near_text(told), *notes]
+    if "median_r_lowest_set" in told:
+        notes = [pooled_text(told), *notes]
     if study.has("comparison"):
         notes = [*NOTES["comparison"], *notes]
         if study.comparison.noise_ceiling is None:
