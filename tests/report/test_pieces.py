@@ -12,6 +12,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.report import frequent_words, plot_accuracy, plot_mosaic, plot_surface, roi_summary
 from neuroenc.report._style import figure_png
 from neuroenc.report.brain._mesh import face_values, inflated_mesh
+from neuroenc.report.brain._paint import Painter
 
 
 def test_roi_summary_agrees_with_a_plain_computation(analysis):
@@ -80,6 +81,15 @@ def test_lone_vertex_colours_its_own_triangles_only():
     painted = face_values(values, faces)
     np.testing.assert_array_equal(np.isfinite(painted), (faces == 17).any(axis=1))
     assert set(painted[np.isfinite(painted)]) == {0.25}
+
+
+def test_angles_are_averaged_on_the_circle():
+    faces = np.array([[0, 1, 2], [3, 3, 4], [5, 5, 5]])
+    angles = np.array([170.0, -170.0, np.nan, 80.0, 110.0, np.nan])
+    np.testing.assert_allclose(np.abs(face_values(angles, faces, (-180, 180))[:2]), [180, 90], atol=0.4)
+    assert np.isnan(face_values(angles, faces, (-180, 180))[2])
+    assert Painter(angles[:2], "twilight", (-180, 180)).cycle == (-180, 180)
+    assert Painter(angles[:2], "viridis", (-180, 180)).cycle is None
 
 
 def test_surface_paints_left_values_left():

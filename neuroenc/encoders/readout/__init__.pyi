@@ -16,7 +16,11 @@ from ._protocol import (
     make_readout as make_readout,
     register_readout as register_readout,
 )
-from ._retinotopy import compare_retinotopy as compare_retinotopy, retinotopy as retinotopy
+from ._retinotopy import (
+    compare_retinotopy as compare_retinotopy,
+    retinotopy as retinotopy,
+    template_retinotopy as template_retinotopy,
+)
 from ._semantic import SemanticSpatialReadout as SemanticSpatialReadout
 from ._slim import search_widths as search_widths
 from ._spatial import (

@@ -139,8 +139,16 @@ def camera(hemi: str, view: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return forward, np.cross(forward, up), up
 
 
-def face_values(values: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Mean over the measured corners of each triangle: a lone vertex still shows, as its own small patch."""
+def face_values(values: np.ndarray, faces: np.ndarray, cycle: tuple[float, float] | None = None) -> np.ndarray:
+    """Mean over the measured corners of each triangle: a lone vertex still shows, as its own small patch.
+
+    With a ``cycle`` (low, high) it is the mean on the circle: of -170 and 170 degrees that is 180, not 0.
+    """
+    if cycle is not None:
+        period = (cycle[1] - cycle[0]) / (2 * np.pi)
+        turn = (values - cycle[0]) / period
+        mean = np.arctan2(face_values(np.sin(turn), faces), face_values(np.cos(turn), faces))
+        return cycle[0] + mean % (2 * np.pi) * period
     corners = values[faces]
     measured = np.isfinite(corners)
     total = np.where(measured, corners, 0).sum(axis=1)

@@ -71,6 +71,13 @@ class Painter:
             self._outside = _beyond(self.alpha, self._least, self._most)
 
     @property
+    def cycle(self) -> tuple[float, float] | None:
+        """Limits of values that go round, such as angles: those of a colour map whose ends have one colour."""
+        if self.categories or not np.allclose(self._cmap(0.0), self._cmap(1.0), atol=0.03):
+            return None
+        return self._low, self._high
+
+    @property
     def room(self) -> float:
         """Inches that the colour bar or legend needs."""
         if self.alpha is None:

@@ -90,7 +90,8 @@ def plot_surface(
     label, alpha_label : str
         Texts at the colour bar; by default names and units of DataArrays.
     cmap : str or Colormap
-        By default viridis.
+        By default viridis. One whose ends have the same colour ("twilight") takes values as angles: those of a triangle
+        are averaged on the circle from ``vmin`` to ``vmax``.
     vmin, vmax : float, optional
         By default from 0 (or the minimum, if all are negative) to the maximum.
     alpha_range : (low, high), optional
@@ -153,7 +154,8 @@ def plot_surface(
                 on_mesh = np.full(size(h), np.nan)
                 on_mesh[index[side == h]] = np.where(np.isfinite(painter.numbers), numbers, np.nan)[side == h]
                 named = painter.categories and not layers
-                layers.append(painter.corner(on_mesh, faces) if named else meshes.face_values(on_mesh, faces))
+                cycle = None if layers else painter.cycle
+                layers.append(painter.corner(on_mesh, faces) if named else meshes.face_values(on_mesh, faces, cycle))
         return painter.colours(*layers)
 
     def regions(h: str) -> dict[str, np.ndarray]:

@@ -25,16 +25,17 @@ def fields_section(cells: shared.Cells, fields: xr.Dataset, planted: xr.Dataset 
     fields : Dataset (voxel)
         ``polar_angle, eccentricity, size`` (`neuroenc.encoders.readout.retinotopy`); the attribute ``cell``.
     planted : Dataset (voxel), optional
-        The same, as it was planted or mapped apart.
+        The same, as it was planted, mapped apart or told by a template, which its attribute ``kind`` names.
     """
     from neuroenc.encoders.readout import compare_retinotopy  # It loads torch.
 
+    other = "planted" if planted is None else str(planted.attrs.get("kind", "planted"))
     best = shared.best_of(cells.r)
     blocks: list[Block] = []
     for name, cmap in SHOWN.items():
         unit = str(fields[name].attrs.get("units", ""))
         title = name.replace("_", " ")
-        pair = [("", fields), *([("planted ", planted)] if planted is not None else [])]
+        pair = [("", fields), *([(f"{other} ", planted)] if planted is not None else [])]
         numbers = [np.asarray(part[name].values, float) for _, part in pair]
         known = np.concatenate([x[np.isfinite(x)] for x in numbers])
         if not known.size:
@@ -61,5 +62,6 @@ def fields_section(cells: shared.Cells, fields: xr.Dataset, planted: xr.Dataset 
         "the right and 90 up. A voxel that is not predicted has a field all the same: read maps beside accuracy."
     )
     if planted is not None:
-        lead += " Planted fields stand beside them; angle error is a median in degrees, r a Spearman correlation."
+        named = "Planted fields" if other == "planted" else f"Fields of the template {other}, from anatomy alone,"
+        lead += f" {named} stand beside them; angle error is a median in degrees, r a Spearman correlation."
     return Section("fields", "Receptive fields on the cortex", lead, blocks, nav="Retinotopy")

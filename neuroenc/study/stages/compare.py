@@ -27,7 +27,7 @@ from neuroenc.encoders.comparison import (
     identify_cells,
     make_folds,
 )
-from neuroenc.encoders.readout import retinotopy
+from neuroenc.encoders.readout import retinotopy, template_retinotopy
 from neuroenc.study.config import CompareConfig
 from neuroenc.study.stages.distance import check_sizes
 from neuroenc.study.stages.fit import evaluation_folds
@@ -320,7 +320,10 @@ def tabulate(study: Study) -> dict[str, Any]:
         parts["summary"] |= {f"unique:{k}": float(v) for k, v in zip(overall["part"], overall["median_share"])}
     fields = found.retinotopy(config.field_of_view or 1.0)
     if fields is not None:
-        parts["fields"], parts["planted_fields"] = fields, _planted_fields(study, config.field_of_view or 1.0)
+        parts["fields"] = fields
+        parts["planted_fields"] = _planted_fields(study, config.field_of_view or 1.0)
+        if parts["planted_fields"] is None:
+            parts["planted_fields"] = _template_fields(study, fields, config.field_of_view)
         maps["receptive_fields"] = fields
     weights, partition = found.joint_weights(), found.structured_partition()
     if weights is not None:
@@ -387,6 +390,17 @@ def _planted_fields(study: Study, width: float) -> xr.Dataset | None:
     scale = {"x": 2.0, "y": -2.0, "size": 2.0}
     values = {k: np.concatenate([t[f"rf_{k}"].values for t in truths]) * s for k, s in scale.items()}
     return retinotopy(xr.Dataset({k: ("voxel", v) for k, v in values.items()}), width)
+
+
+def _template_fields(study: Study, fields: xr.Dataset, width: float) -> xr.Dataset | None:
+    """Fields of the atlas that the study names; None where it has none, or pictures have no width in degrees."""
+    responses = study.subjects[0].responses
+    if not width or not study.config.data.atlas or responses is None or "vertex" not in fields.coords:
+        return None
+    atlas = data.load_atlas(study.config.data.atlas)
+    if "polar_angle" not in atlas.coords:
+        return None
+    return template_retinotopy(fields.assign_attrs(space=responses.attrs.get("space", "unknown")), atlas, width)
 
 
 def transfer(study: Study, found: Comparison) -> xr.Dataset:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
+from neuroenc import data
 from neuroenc._core.errors import DataError
-from neuroenc.encoders.readout import compare_retinotopy, retinotopy
+from neuroenc.encoders.readout import compare_retinotopy, retinotopy, template_retinotopy
 from neuroenc.report import comparison_sections
 
 
@@ -39,6 +42,70 @@ def test_agreement_is_by_angle_and_rank():
     turned = retinotopy(fields([-1.0, -1.0, -1.0], [0.01, 0.02, 0.03], [1, 2, 3]))
     back = retinotopy(fields([-1.0, -1.0, -1.0], [-0.01, -0.02, -0.03], [1, 2, 3]))
     assert compare_retinotopy(turned, back)["angle_error"] < 4  # across 180 degrees
+
+
+def _template(n: int = 400) -> xr.DataArray:
+    """Vertices of both hemispheres with angles and eccentricities as those of Benson's template lie; some have none."""
+    rng = np.random.default_rng(3)
+    inside = np.arange(2 * n) % 10 > 0
+    known = {"polar_angle": rng.uniform(5, 175, 2 * n), "eccentricity": rng.uniform(0.2, 6, 2 * n)}
+    known["size"] = 0.2 + 0.2 * known["eccentricity"]
+    coords = {k: ("voxel", np.where(inside, v, np.nan)) for k, v in known.items()}
+    coords |= {"vertex": ("voxel", np.tile(np.arange(n), 2)), "hemi": ("voxel", np.repeat(["L", "R"], n))}
+    attrs = {"space": "fsaverage", "atlas": "benson14"}
+    return xr.DataArray(np.where(inside, "V1", ""), dims="voxel", coords=coords, attrs=attrs)
+
+
+def test_a_template_speaks_of_the_opposite_half_of_the_field():
+    """Fields planted at the template's centres with noise agree with it as far as the noise lets them."""
+    rng, atlas, width, noise = np.random.default_rng(5), _template(), 8.0, 0.15
+    order = rng.permutation(atlas.size)[:600]
+    voxels = atlas[order].drop_vars(["polar_angle", "eccentricity", "size"]).assign_attrs(space="fsaverage5")
+    told = template_retinotopy(voxels, atlas)
+    known = np.isfinite(told["polar_angle"].values)
+    np.testing.assert_array_equal(known, atlas.values[order] != "")
+    right = np.abs(told["polar_angle"].values) < 90
+    np.testing.assert_array_equal(right[known], (voxels["hemi"].values == "L")[known])
+    up = told["polar_angle"].values > 0
+    np.testing.assert_array_equal(up[known], (atlas["polar_angle"].values[order] < 90)[known])
+
+    radians = np.radians(told["polar_angle"].values)
+    x, y = (told["eccentricity"].values * f(radians) for f in (np.cos, np.sin))
+    jitter = noise * rng.standard_normal((2, len(x)))
+    seen = retinotopy(fields((x + jitter[0]) / 4, -(y + jitter[1]) / 4, told["size"].values / 4), width)
+    agreed = compare_retinotopy(seen.assign_coords(vertex=voxels["vertex"], hemi=voxels["hemi"]), told)
+    assert agreed["n_voxels"] == known.sum()
+    # The angle that the noise turns a centre at the median eccentricity by, at its median of 0.67 s.d., and half of it.
+    assert agreed["angle_error"] < 1.5 * np.degrees(0.67 * noise / np.nanmedian(told["eccentricity"]))
+    assert agreed["eccentricity_r"] > 0.95
+    # With hemispheres taken for each other, or other vertices, nothing agrees.
+    other = voxels.assign_coords(hemi=("voxel", np.where(voxels["hemi"].values == "L", "R", "L")))
+    crossed = template_retinotopy(other, atlas).drop_vars(["vertex", "hemi"])
+    assert compare_retinotopy(seen, crossed)["angle_error"] > 45
+    with pytest.raises(DataError, match="different voxels"):
+        compare_retinotopy(told, told.isel(voxel=slice(None, None, -1)))
+
+    within = template_retinotopy(voxels, atlas, width=8.0)
+    inside = np.isfinite(within["polar_angle"].values)
+    np.testing.assert_array_equal(inside[known], ((np.abs(x) <= 4) & (np.abs(y) <= 4))[known])
+    with pytest.raises(DataError, match="has no polar_angle"):
+        template_retinotopy(voxels, atlas.drop_vars("polar_angle"))
+    with pytest.raises(DataError, match="voxels lie on 'fsLR-32k'"):
+        template_retinotopy(voxels.assign_attrs(space="fsLR-32k"), atlas)
+
+
+@pytest.mark.skipif(find_spec("neuropythy") is None, reason="neuropythy brings the template of Benson et al.")
+def test_bensons_template_has_the_upper_field_below_the_calcarine():
+    """Ventral V1 and V2 of another atlas see the upper field, dorsal ones the lower, each of the other side."""
+    places = {"vertex": ("voxel", np.tile(np.arange(10242), 2)), "hemi": ("voxel", np.repeat(["L", "R"], 10242))}
+    mesh = xr.DataArray(np.zeros(20484), dims="voxel", coords=places, attrs={"space": "fsaverage5"})
+    areas = data.atlas_regions(mesh, "wang15")
+    told = template_retinotopy(mesh, "benson14")["polar_angle"].values
+    for area, sign in (("V1v", 1), ("V2v", 1), ("V1d", -1), ("V2d", -1)):
+        for hemi in "LR":
+            own = told[(areas == area) & (mesh["hemi"].values == hemi) & np.isfinite(told)]
+            assert np.median(np.sign(own)) == sign
+            assert (np.abs(own) <= 90).all() if hemi == "L" else (np.abs(own) >= 89.9).all()
 
 
 def test_the_report_shows_fields_beside_planted_ones():
