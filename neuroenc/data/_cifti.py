@@ -15,6 +15,7 @@ from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ScalarAxis, Se
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc.data._build import check_hemi
+from neuroenc.data._surfaces import mesh_size
 
 _CORTEX = {"L": "CIFTI_STRUCTURE_CORTEX_LEFT", "R": "CIFTI_STRUCTURE_CORTEX_RIGHT"}
 _SPACES = {32492: "fsLR-32k", 59292: "fsLR-59k", 163842: "fsLR-164k", 10242: "fsaverage5", 40962: "fsaverage6"}
@@ -107,7 +108,7 @@ def read_cifti(path: str | os.PathLike[str], part: str = "cortex") -> xr.DataArr
 
 
 def to_cifti(
-    values: Any, vertex: Any = None, hemi: Any = None, n_vertices: int = 32492, *, name: str = ""
+    values: Any, vertex: Any = None, hemi: Any = None, n_vertices: int | None = None, *, name: str = ""
 ) -> Cifti2Image:
     """Dense scalars of cortex (CIFTI-2) from values of vertices, one map or several.
 
@@ -116,8 +117,8 @@ def to_cifti(
     values : DataArray (voxel,) or (map, voxel) with coordinates vertex and hemi, or array
     vertex, hemi : array (voxel,), optional
         By default the coordinates.
-    n_vertices : int
-        Vertices of a hemisphere; 32492 is fsLR-32k.
+    n_vertices : int, optional
+        Vertices of a hemisphere; by default those of the values' attribute ``space``, or 32492 (fsLR-32k).
     name : str
         Of a single map; by default the DataArray's.
 
@@ -147,6 +148,7 @@ def to_cifti(
     if data.ndim not in (1, 2) or data.shape[-1] != len(vertices):
         raise DataError(f"values have shape {data.shape}; legal is (voxel,) or (map, voxel) of {len(vertices)} voxels.")
     check_hemi(sides)
+    n_vertices = mesh_size(values, n_vertices, 32492)
     if len(vertices) and not 0 <= vertices.min() <= vertices.max() < n_vertices:
         raise DataError(f"vertices range {vertices.min()}..{vertices.max()}, a hemisphere has n_vertices={n_vertices}.")
     order = np.lexsort((vertices, sides))

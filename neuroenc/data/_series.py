@@ -52,7 +52,7 @@ def make_timeseries(
     Raises
     ------
     DataError
-        A repetition time that is not above 0, or labels that do not fit.
+        A repetition time outside 0 to 60 s (milliseconds?), or labels that do not fit.
 
     Examples
     --------
@@ -61,8 +61,8 @@ def make_timeseries(
     >>> y.stimulus.values.tolist(), y.time.values.tolist()
     (['run01:0000', 'run01:0001', 'run02:0000', 'run02:0001'], [0.0, 1.5, 0.0, 1.5])
     """
-    if not (np.isfinite(tr) and tr > 0):
-        raise DataError(f"tr={tr!r} is not legal; it is the time between volumes in seconds, above 0.")
+    if not (np.isfinite(tr) and 0 < tr <= 60):
+        raise DataError(f"tr={tr!r} is not legal; it is the time between volumes in seconds, above 0 and up to 60.")
     n = int(np.shape(values)[0])
     runs = along("run", run, n, np.int64, "volume")
     sessions = labels.get("session")

@@ -20,6 +20,7 @@ from neuroenc.data._images import image_values, open_image
 
 _STRUCTURE = {"L": "CortexLeft", "R": "CortexRight"}
 _FSAVERAGE = {642: "fsaverage3", 2562: "fsaverage4", 10242: "fsaverage5", 40962: "fsaverage6", 163842: "fsaverage"}
+_FSLR = {"fsLR-32k": 32492, "fsLR-59k": 59292, "fsLR-164k": 163842}
 _ENDINGS = (".gii", ".mgz", ".mgh", ".annot", ".label")
 _HEMI = {"lh": "L", "rh": "R", "l": "L", "r": "R", "left": "L", "right": "R"}
 
@@ -128,8 +129,28 @@ def _told(path: Path, read: Any) -> Any:
         raise DataError(f"{path} ({path.stat().st_size:,} bytes) cannot be read: {error}.") from error
 
 
+def mesh_size(values: Any, given: int | None, default: int) -> int:
+    """Vertices of a hemisphere: those given, those of the mesh that values say they lie on, or a default.
+
+    >>> mesh_size(xr.DataArray([0.0], dims="voxel", attrs={"space": "fsaverage6"}), None, 10242)
+    40962
+    """
+    space = str(values.attrs.get("space", "")) if isinstance(values, xr.DataArray) else ""
+    return (
+        given
+        if given is not None
+        else {name: n for n, name in _FSAVERAGE.items()}.get(space, _FSLR.get(space, default))
+    )
+
+
 def to_gifti(
-    values: Any, vertex: Any = None, hemi: Any = None, n_vertices: int = 10242, *, fill: float = np.nan, name: str = ""
+    values: Any,
+    vertex: Any = None,
+    hemi: Any = None,
+    n_vertices: int | None = None,
+    *,
+    fill: float = np.nan,
+    name: str = "",
 ) -> dict[str, GiftiImage]:
     """Put values back onto their surface: ``map_h[vertex_v] = values[v]`` for each hemisphere ``h``.
 
@@ -139,8 +160,8 @@ def to_gifti(
     vertex : int array (voxel,), optional
         Vertex within the hemisphere; by default the coordinate.
     hemi : sequence of {"L", "R"} (voxel,), optional
-    n_vertices : int
-        Vertices of one hemisphere; 10242 is fsaverage5.
+    n_vertices : int, optional
+        Vertices of one hemisphere; by default those of the values' attribute ``space``, or 10242 (fsaverage5).
     fill : float
         Value of the other vertices.
     name : str
@@ -176,6 +197,7 @@ def to_gifti(
     if data.shape != vertices.shape:
         raise DataError(f"values have shape {data.shape} (expected {vertices.shape}, one a vertex).")
     check_hemi(hemis)
+    n_vertices = mesh_size(values, n_vertices, 10242)
     if vertices.size and (vertices.min() < 0 or vertices.max() >= n_vertices):
         fits = [f"{n} ({s})" for n, s in _FSAVERAGE.items() if vertices.max() < n]
         raise DataError(

@@ -67,6 +67,14 @@ def test_cifti_comes_back_and_nibabel_reads_it(tmp_path):
     assert [p for pattern in map_files(scores) for p in tmp_path.glob(pattern)] == written
 
 
+@pytest.mark.parametrize(("space", "size"), [("fsaverage5", 10242), ("fsaverage6", 40962), ("fsLR-32k", 32492)])
+def test_files_have_the_vertices_of_the_mesh_that_values_lie_on(space, size):
+    coords = {"vertex": ("voxel", [1]), "hemi": ("voxel", ["L"])}
+    r = xr.DataArray([0.5], dims="voxel", coords=coords, attrs={"space": space}, name="r")
+    assert set(data.to_cifti(r).header.get_axis(1).nvertices.values()) == {size}
+    assert data.to_gifti(r)["L"].darrays[0].data.shape == (size,)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

@@ -44,6 +44,8 @@ def test_sessions_and_broken_runs():
     ]
     with pytest.raises(DataError, match="not in one piece"):
         data.make_timeseries(np.zeros((3, 1)), tr=1.0, run=[1, 2, 1])
+    with pytest.raises(DataError, match=r"tr=1500 .* in seconds, above 0 and up to 60"):
+        data.make_timeseries(np.zeros((3, 1)), tr=1500)
     with pytest.raises(DataError, match="tr=0"):
         data.make_timeseries(np.zeros((3, 1)), tr=0)
 
