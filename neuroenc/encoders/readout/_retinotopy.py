@@ -113,8 +113,9 @@ def template_retinotopy(
         place = eccentricity * np.stack([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
         outside = ~(np.abs(place) <= width / 2).all(axis=0)
         angle, eccentricity, size = (np.where(outside, np.nan, part) for part in (angle, eccentricity, size))
-    coords = {name: values for name, values in voxels.coords.items() if values.dims == ("voxel",)}
-    coords["region"] = ("voxel", atlas.values.astype(str)[at])
+    # Voxels of an atlas carry its own angles, which must not take the place of those told here.
+    own = {k: v.values for k, v in voxels.coords.items() if v.dims == ("voxel",) and k not in names}
+    coords = {k: ("voxel", v) for k, v in (own | {"region": atlas.values.astype(str)[at]}).items()}
     parts = {k: ("voxel", v, {"units": "degrees"}) for k, v in zip(names, (angle, eccentricity, size))}
     return xr.Dataset(parts, coords, {"kind": str(atlas.attrs.get("atlas", atlas.name or "template"))})
 
