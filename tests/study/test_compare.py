@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from typer.testing import CliRunner
 
 from neuroenc import data
@@ -17,7 +19,7 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.cli._main import app
 from neuroenc.data import EncodingData, Stimuli, make_responses
 from neuroenc.study import Study, compare, example_config, list_examples, read_config
-from neuroenc.study.stages.compare import join_subjects, scale_voxels
+from neuroenc.study.stages.compare import _template_fields, join_subjects, scale_voxels
 
 CONFIG = """
 title = "Mine"
@@ -417,3 +419,25 @@ transfer = "roi"
 def test_transfer_needs_two_data_sets(folder):
     with pytest.raises(ConfigError, match="transfer is between data sets, and there is one"):
         compare(read(folder / "compare.toml", ["compare.transfer=roi"]), folder / "out", progress=False, say=quiet)
+
+
+def test_the_template_of_the_studys_atlas_stands_beside_fields(monkeypatch):
+    """Only where the atlas has angles, voxels have vertices and pictures a width in degrees."""
+    places = {"vertex": ("voxel", [4, 9]), "hemi": ("voxel", ["R", "L"])}
+    angles = {k: ("voxel", [45.0, 1.0]) for k in ("polar_angle", "eccentricity", "size")}
+    atlas = xr.DataArray(["V1", "V2"], dims="voxel", coords=places | angles, attrs={"space": "fsaverage"})
+    monkeypatch.setattr(data, "load_atlas", lambda name: atlas if name == "benson14" else atlas.drop_vars(list(angles)))
+    fields = xr.Dataset({"polar_angle": ("voxel", [0.0, 0.0])}, {k: ("voxel", v[1][::-1]) for k, v in places.items()})
+
+    def study(name):
+        one = SimpleNamespace(responses=xr.DataArray([0.0], dims="voxel", attrs={"space": "fsaverage5"}))
+        return SimpleNamespace(subjects=[one], config=SimpleNamespace(data=SimpleNamespace(atlas=name)))
+
+    told = _template_fields(study("benson14"), fields, 8.0)
+    assert told["region"].values.tolist() == ["V2", "V1"]
+    assert told["polar_angle"].values[0] == 89  # 1 degree from the upper meridian, in the right half
+    assert np.isnan(told["polar_angle"].values[1])  # beyond the picture
+    assert _template_fields(study("benson14"), fields, 0.0) is None
+    assert _template_fields(study("wang15"), fields, 8.0) is None
+    assert _template_fields(study(""), fields, 8.0) is None
+    assert _template_fields(study("benson14"), fields.drop_vars("vertex"), 8.0) is None
