@@ -33,10 +33,15 @@ def show(
     encoder: Annotated[str, typer.Argument(help="A folder, or a name of `neuroenc encoder list`.")],
 ) -> None:
     """The card of an encoder: what its values mean, what it was fitted on, how good it is, and what for it is not."""
+    from neuroenc._core.errors import DataError
     from neuroenc.encoders import encoder_folder
 
     page = encoder_folder(encoder) / "README.md"
-    typer.echo(page.read_text(encoding="utf-8") if page.is_file() else f"{encoder} was saved without a card.", nl=False)
+    if not page.is_file():
+        raise DataError(
+            f"{page} does not exist. Next step: load_encoder({encoder!r}).card holds the same; save it again."
+        )
+    typer.echo(page.read_text(encoding="utf-8"), nl=False)
 
 
 @app.command()
@@ -66,4 +71,4 @@ def pull(
     from neuroenc.encoders import pull_encoder
 
     where = pull_encoder(source, out, max_size=max_size, progress=not quiet)
-    typer.echo(f"pulled: {where}   Next step: neuroenc predict PICTURES --encoder {where if out else where.name}")
+    typer.echo(f"pulled: {where}   Next step: neuroenc encoder show {where if out else where.name}")

@@ -429,8 +429,8 @@ def _hash_page(content: bytes) -> str:
 
 
 def _halved(name: str, values: np.ndarray) -> np.ndarray:
-    """Weights, whatever they are of, in half precision; what has one number a voxel as it is."""
-    if values.ndim < 2 or values.dtype.kind != "f":
+    """Weights, whatever they are of, in half precision; what has one number a voxel, and penalties, as they are."""
+    if values.ndim < 2 or values.dtype.kind != "f" or "alpha" in name:
         return values
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)

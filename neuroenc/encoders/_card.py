@@ -269,6 +269,8 @@ def check_card(card: Any, voxels: Mapping[str, Any] | None) -> EncoderCard:
         card = EncoderCard(**card)
     if not isinstance(card, EncoderCard):
         raise DataError(f"card is a {type(card).__name__}; legal is an EncoderCard or a mapping of its fields.")
+    if card.features and card.space and card.space not in card.features:
+        raise DataError(unknown_name("feature space of the card", card.space, card.features))
     if card.scores is not None:
         if voxels is None or "voxel" not in voxels:
             raise DataError(

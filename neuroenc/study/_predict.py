@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,9 @@ class Predictor:
 
         Parameters
         ----------
-        stimuli : path, list of paths, Stimuli or DataArray (stimulus, feature)
+        stimuli : path, list of paths, Stimuli, DataArray (stimulus, feature), or mapping of space to DataArray
             Pictures and folders of pictures; a table (.csv) with ``stimulus`` and ``caption`` for encoders of captions;
-            features (.nc, .zarr) that were made as for the fit.
+            features (.nc, .zarr) that were made as for the fit, of each space for encoders of several.
 
         Returns
         -------
@@ -90,6 +90,12 @@ class Predictor:
         ModuleNotFoundError
             The backbone's package is missing; the extra that brings it is named.
         """
+        if isinstance(stimuli, Mapping):
+            if not hasattr(self.encoder, "band_names_"):
+                raise DataError(
+                    f"features of {len(stimuli)} spaces were given; this encoder reads one array of features."
+                )
+            return self._told(self.encoder.predict({k: flatten(self._made(x)) for k, x in stimuli.items()}), "")
         X = self.features(stimuli)
         n, width = int(np.prod(X.shape[1:])), self.encoder.n_features_in_
         if n != width:
@@ -97,12 +103,15 @@ class Predictor:
                 f"features have {n} numbers a stimulus, shape {tuple(X.shape)}; the encoder reads {width}. "
                 f"Next step: features made as for the fit ({_recipe(self.card) or 'its README says which'})."
             )
-        found: xr.DataArray = self.encoder.predict(X)
+        return self._told(self.encoder.predict(X), X.attrs.get("content_hash", ""))
+
+    def _told(self, found: xr.DataArray, features: str) -> xr.DataArray:
+        """Predictions with what they mean."""
         attrs = {"units": self.card.units, "zscored": self.card.zscored, "encoder": self.card.title}
         attrs |= {
             "meaning": self.card.meaning,
             "licence": self.card.licence,
-            "features": X.attrs.get("content_hash", ""),
+            "features": features,
         }
         attrs |= {k: v for k, v in self.encoder._space_.items() if k != "subject"}
         return found.rename("predicted").assign_attrs({k: v for k, v in attrs.items() if not isinstance(v, str) or v})
@@ -226,7 +235,12 @@ def read_stimuli(sources: Any) -> Stimuli | xr.DataArray:
     single = isinstance(sources, (str, os.PathLike))
     if not single and not isinstance(sources, Iterable):
         raise DataError(f"stimuli are a {type(sources).__name__}; legal are paths, Stimuli, or features.")
-    paths = [Path(x) for x in ([sources] if single else sources)]
+    given = [sources] if single else list(sources)
+    if strange := [type(x).__name__ for x in given if not isinstance(x, (str, os.PathLike))]:
+        raise DataError(
+            f"stimuli are a {type(sources).__name__} of {strange[0]}; legal are paths, Stimuli, or features."
+        )
+    paths = [Path(x) for x in given]
     if not paths:
         raise DataError("no stimuli were given. Next step: a picture, a folder of pictures, or features (.nc).")
     kinds = Counter(p.suffix.lower() if p.suffix.lower() in (*_TABLES, *_ARRAYS) else "pictures" for p in paths)

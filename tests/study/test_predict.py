@@ -14,7 +14,14 @@ from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.cli._main import app
 from neuroenc.embedding import ImageEmbedder
-from neuroenc.encoders import EncoderCard, RidgeEncoder, list_encoders, load_encoder
+from neuroenc.encoders import (
+    BandedRidgeEncoder,
+    EncoderCard,
+    RidgeEncoder,
+    StackedEncoder,
+    list_encoders,
+    load_encoder,
+)
 from neuroenc.encoders._base import encoder_folder
 from neuroenc.study import Predictor, Study, StudyConfig, example_config, load_predictor, predict
 from neuroenc.study._predict import region_means
@@ -309,3 +316,21 @@ def test_the_command(place, tmp_path):
     told = []
     predict(data.simulate_world(2, seed=1), folder / "encoder", progress=False, say=told.append)
     assert any("2 of 2 stimuli have ids of the fit" in line for line in told)
+
+
+def test_encoders_of_several_spaces_read_each(tmp_path, rng):
+    ids = [f"s{n}" for n in range(40)]
+    X = {k: data.make_features(rng.standard_normal((40, n)), stimulus=ids) for k, n in (("a", 3), ("b", 2))}
+    Y = data.make_responses(rng.standard_normal((40, 3)), stimulus=ids, dim="stimulus", subject="s1")
+    for encoder in (StackedEncoder(), BandedRidgeEncoder(n_candidates=2)):
+        folder = encoder.fit(X, Y).save(tmp_path / type(encoder).__name__, {"title": "two"}, dtype="float16")
+        predictor = load_predictor(folder)
+        np.testing.assert_allclose(predictor.predict(X), encoder.predict(X), atol=5e-3)
+        with pytest.raises(DataError, match="no 'b'"):
+            predictor.predict({"a": X["a"]})
+    with pytest.raises(DataError, match="feature space of the card 'd'"):
+        encoder.save(tmp_path / "none", {"features": {"c": {"kind": "image"}}, "space": "d"})
+    with pytest.raises(DataError, match="features of 2 spaces"):
+        load_predictor(RidgeEncoder().fit(X["a"], Y).save(tmp_path / "one")).predict(X)
+    with pytest.raises(DataError, match="ndarray of ndarray; legal are paths"):
+        predictor.predict(np.zeros((2, 9, 9, 3), dtype="uint8"))
