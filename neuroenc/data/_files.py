@@ -129,7 +129,7 @@ def list_manifests() -> list[Manifest]:
     Examples
     --------
     >>> [m.name for m in list_manifests()][:2]
-    ['algonauts2023', 'bold5000']
+    ['algonauts2023', 'atlases-fsaverage']
     """
     shipped = [load_manifest(p) for p in manifest_dir().glob("*.toml")]
     return sorted([*shipped, *(d.manifest for d in others().values())], key=lambda m: m.name)

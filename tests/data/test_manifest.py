@@ -61,6 +61,8 @@ def test_data_sets_are_described():
 def test_checksums_are_those_of_the_mirror(mirror):
     sums = dict(reversed(line.split("  ./")) for line in (mirror / "SHA256SUMS").read_text().splitlines())
     for m in list_manifests():
+        if not (mirror / m.name).is_dir():
+            continue  # not all that has checksums is mirrored
         for f in m.files:
             assert sums[f"{m.name}/{f.path}"] == f.sha256
             assert (mirror / m.name / f.path).stat().st_size == f.size

@@ -221,7 +221,7 @@ def known_layouts() -> list[str]:
     """Titles of the data sets that `neuroenc.data.describe` recognises.
 
     >>> known_layouts()[:2]
-    ['Natural Scenes Dataset', 'Algonauts 2023']
+    ['Natural Scenes Dataset', 'NSD-synthetic']
     """
     return [x.title for x in layouts().values() if x.name not in _FILES]
 

@@ -41,7 +41,7 @@ def hemodynamic_response(times: Any, peak: Any = 5.0) -> np.ndarray:
     Examples
     --------
     >>> hemodynamic_response([0.0, 5.0, 10.0]).round(2).tolist()
-    [0.0, 1.0, 0.19]
+    [0.0, 1.0, 0.18]
     """
     stretched = 5.0 * np.asarray(times, dtype=np.float64).reshape(-1, *[1] * np.ndim(peak)) / np.asarray(peak)
     found = gamma.pdf(stretched, 6) - gamma.pdf(stretched, 16) / 6
