@@ -29,7 +29,7 @@ D = len(WORDS) + 4
 class Biased:
     """A model that writes a place and three things of it, in nine of ten captions by habit and not by the image."""
 
-    def __init__(self, seed, n=600, voxels=200):
+    def __init__(self, seed, n=600, voxels=200, epochs=40):
         rng = np.random.default_rng(seed)
         basis = np.linalg.qr(rng.standard_normal((D, D)))[0]
         self.word, self.gap_image, self.gap_text = dict(zip(WORDS, basis)), basis[-1], basis[-2]
@@ -50,7 +50,7 @@ class Biased:
             self.decoder,
             self.images,
             taught,
-            epochs=40,
+            epochs=epochs,
             lr=3e-3,
             warmup=20,
             schedule="cosine",

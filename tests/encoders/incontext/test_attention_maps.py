@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -168,26 +170,30 @@ def trained():
     return model, source
 
 
-def test_heads_that_matter_are_shared_by_voxels_alike(trained):
-    model, source = trained
-    e = source.draw(np.random.default_rng(4), 60, 30, 100)
-    x, y, xq, yq = e.x.numpy(), e.y.numpy().T, e.xq.numpy(), e.yq.numpy().T
+def test_importance_is_the_error_without_a_head(model):
+    """Against the model run with that head cut out of the output projection."""
+    rng = np.random.default_rng(4)
+    x, y, xq, yq = (rng.standard_normal(s) for s in ((S, E), (S, V), (12, E), (12, V)))
     found = head_importance(model, x, y, xq, yq)
     fitted = InContextEncoder(model, device="cpu", response_scale="as-is").fit(x, y)
     np.testing.assert_allclose(found["clean"], ((fitted.predict(xq) - yq) ** 2).mean(0), rtol=1e-4)
-    blocks = head_importance(model, x, y, xq, yq, max_bytes=1)
-    np.testing.assert_allclose(found, blocks, atol=1e-5)
-    mean = found.mean("voxel")
-    assert mean.max() > 0.02
-    # Against the model run with that head cut out of the output projection.
-    layer, head = (int(v) for v in np.unravel_index(int(mean.values.argmax()), mean.shape))
-    attention = model.stack.blocks[layer].attention
-    kept = attention.out_proj.weight.detach().clone()
+    np.testing.assert_allclose(found, head_importance(model, x, y, xq, yq, max_bytes=1), atol=1e-5)
+    layer, head = (int(v) for v in np.unravel_index(int(found.mean("voxel").values.argmax()), found.shape[:2]))
+    wide = 16 // found.sizes["head"]
+    cut = copy.deepcopy(model)
     with torch.no_grad():
-        attention.out_proj.weight[:, head * 8 : (head + 1) * 8] = 0
-        error = ((fitted.fit(x, y).predict(xq) - yq) ** 2).mean(0)
-        attention.out_proj.weight.copy_(kept)
+        cut.stack.blocks[layer].attention.out_proj.weight[:, head * wide : (head + 1) * wide] = 0
+    without = InContextEncoder(cut, device="cpu", response_scale="as-is").fit(x, y)
+    error = ((without.predict(xq) - yq) ** 2).mean(0)
     np.testing.assert_allclose(found.values[layer, head], error - found["clean"], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_heads_that_matter_are_shared_by_voxels_alike(trained):
+    model, source = trained
+    e = source.draw(np.random.default_rng(4), 60, 30, 100)
+    found = head_importance(model, e.x.numpy(), e.y.numpy().T, e.xq.numpy(), e.yq.numpy().T)
+    assert found.mean("voxel").max() > 0.02
     halves = found.assign_coords(roi=("voxel", np.arange(60) % 2))
     shared = circuit_overlap(halves, top=3)
     assert shared["overlap"].sel(a="0", b="1") >= 0.5
