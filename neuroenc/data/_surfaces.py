@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from neuroenc.data._build import check_hemi
 from neuroenc.data._images import image_values, open_image
 
 _STRUCTURE = {"L": "CortexLeft", "R": "CortexRight"}
-_FSAVERAGE = {642: "fsaverage3", 2562: "fsaverage4", 10242: "fsaverage5", 40962: "fsaverage6", 163842: "fsaverage"}
-_FSLR = {"fsLR-32k": 32492, "fsLR-59k": 59292, "fsLR-164k": 163842}
+#: Vertices of a hemisphere of fsaverage, whose vertices are the first ones of every denser mesh, and of fsLR.
+FSAVERAGE = {"fsaverage3": 642, "fsaverage4": 2562, "fsaverage5": 10242, "fsaverage6": 40962, "fsaverage": 163842}
+FSLR = {"fsLR-32k": 32492, "fsLR-59k": 59292, "fsLR-164k": 163842}
 _ENDINGS = (".gii", ".mgz", ".mgh", ".annot", ".label")
 _HEMI = {"lh": "L", "rh": "R", "l": "L", "r": "R", "left": "L", "right": "R"}
 
@@ -136,11 +137,17 @@ def mesh_size(values: Any, given: int | None, default: int) -> int:
     40962
     """
     space = str(values.attrs.get("space", "")) if isinstance(values, xr.DataArray) else ""
-    return (
-        given
-        if given is not None
-        else {name: n for n, name in _FSAVERAGE.items()}.get(space, _FSLR.get(space, default))
-    )
+    return given if given is not None else (FSAVERAGE | FSLR).get(space, default)
+
+
+def space_of(counts: Iterable[int], meshes: Mapping[str, int]) -> str:
+    """Name of the mesh whose hemispheres have so many vertices, the first of several; else "unknown".
+
+    >>> space_of([32492, 32492], FSAVERAGE | FSLR), space_of([32492, 642], FSLR)
+    ('fsLR-32k', 'unknown')
+    """
+    found = set(counts)
+    return next((name for name, n in meshes.items() if {n} == found), "unknown")
 
 
 def to_gifti(
@@ -199,7 +206,7 @@ def to_gifti(
     check_hemi(hemis)
     n_vertices = mesh_size(values, n_vertices, 10242)
     if vertices.size and (vertices.min() < 0 or vertices.max() >= n_vertices):
-        fits = [f"{n} ({s})" for n, s in _FSAVERAGE.items() if vertices.max() < n]
+        fits = [f"{n} ({s})" for s, n in FSAVERAGE.items() if vertices.max() < n]
         raise DataError(
             f"vertices range {vertices.min()}..{vertices.max()}, but a hemisphere has n_vertices={n_vertices}. "
             f"Next step: n_vertices={' or '.join(fits[:2]) or 'that of the surface'}; vertices count from 0 in "
