@@ -14,8 +14,7 @@ from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ScalarAxis, Se
 
 from neuroenc._core.checks import one_of
 from neuroenc._core.errors import DataError
-from neuroenc.data._build import check_hemi
-from neuroenc.data._surfaces import FSAVERAGE, FSLR, mesh_size, space_of
+from neuroenc.data._surfaces import FSAVERAGE, FSLR, mesh_size, space_of, vertices_of
 
 _CORTEX = {"L": "CIFTI_STRUCTURE_CORTEX_LEFT", "R": "CIFTI_STRUCTURE_CORTEX_RIGHT"}
 
@@ -136,17 +135,10 @@ def to_cifti(
     >>> to_cifti([[0.5, 0.7], [1.0, 2.0]], vertex=[3, 0], hemi=["L", "R"]).shape
     (2, 2)
     """
-    if isinstance(values, xr.DataArray):
-        vertex = values["vertex"].values if vertex is None and "vertex" in values.coords else vertex
-        hemi = values["hemi"].values if hemi is None and "hemi" in values.coords else hemi
-    if vertex is None or hemi is None:
-        raise DataError("values carry no vertex and hemi. Next step: to_cifti(values, vertex, hemi).")
-    data, vertices, sides = np.asarray(values, dtype=np.float32), np.asarray(vertex), np.asarray(hemi).astype(str)
-    if vertices.ndim != 1 or vertices.dtype.kind not in "iu" or sides.shape != vertices.shape:
-        raise DataError(f"vertex {vertices.shape} ({vertices.dtype}) and hemi {sides.shape} must be integers and text.")
+    vertices, sides = vertices_of(values, vertex, hemi, "to_cifti")
+    data = np.asarray(values, dtype=np.float32)
     if data.ndim not in (1, 2) or data.shape[-1] != len(vertices):
         raise DataError(f"values have shape {data.shape}; legal is (voxel,) or (map, voxel) of {len(vertices)} voxels.")
-    check_hemi(sides)
     n_vertices = mesh_size(values, n_vertices, 32492)
     if len(vertices) and not 0 <= vertices.min() <= vertices.max() < n_vertices:
         raise DataError(f"vertices range {vertices.min()}..{vertices.max()}, a hemisphere has n_vertices={n_vertices}.")

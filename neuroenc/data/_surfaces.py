@@ -150,6 +150,23 @@ def space_of(counts: Iterable[int], meshes: Mapping[str, int]) -> str:
     return next((name for name, n in meshes.items() if {n} == found), "unknown")
 
 
+def vertices_of(values: Any, vertex: Any, hemi: Any, call: str) -> tuple[np.ndarray, np.ndarray]:
+    """Vertex number and hemisphere of each value: those given, or its coordinates."""
+    if isinstance(values, xr.DataArray):
+        vertex = values["vertex"].values if vertex is None and "vertex" in values.coords else vertex
+        hemi = values["hemi"].values if hemi is None and "hemi" in values.coords else hemi
+    if vertex is None or hemi is None:
+        raise DataError(
+            f"values carry no vertex and hemi. Next step: {call}(values, vertex, hemi), or unmask for voxels of "
+            "a volume."
+        )
+    vertices, sides = np.asarray(vertex), np.asarray(hemi).astype(str)
+    if vertices.dtype.kind not in "iu" or vertices.shape != sides.shape or vertices.ndim != 1:
+        raise DataError(f"vertex {vertices.shape} ({vertices.dtype}) and hemi {sides.shape} must be integers and text.")
+    check_hemi(sides)
+    return vertices, sides
+
+
 def to_gifti(
     values: Any,
     vertex: Any = None,
@@ -190,20 +207,10 @@ def to_gifti(
     >>> maps["L"].darrays[0].data.tolist(), maps["R"].meta["AnatomicalStructurePrimary"]
     ([0.0, 0.0, 0.0, 0.5], 'CortexRight')
     """
-    if isinstance(values, xr.DataArray):
-        vertex = values["vertex"].values if vertex is None and "vertex" in values.coords else vertex
-        hemi = values["hemi"].values if hemi is None and "hemi" in values.coords else hemi
-    if vertex is None or hemi is None:
-        raise DataError(
-            "values carry no vertex and hemi. Next step: to_gifti(values, vertex, hemi), or unmask for voxels of "
-            "a volume."
-        )
-    data, vertices, hemis = np.asarray(values), np.asarray(vertex), np.asarray(hemi).astype(str)
-    if vertices.dtype.kind not in "iu" or vertices.shape != hemis.shape or vertices.ndim != 1:
-        raise DataError(f"vertex {vertices.shape} ({vertices.dtype}) and hemi {hemis.shape} must be integers and text.")
+    vertices, hemis = vertices_of(values, vertex, hemi, "to_gifti")
+    data = np.asarray(values)
     if data.shape != vertices.shape:
         raise DataError(f"values have shape {data.shape} (expected {vertices.shape}, one a vertex).")
-    check_hemi(hemis)
     n_vertices = mesh_size(values, n_vertices, 10242)
     if vertices.size and (vertices.min() < 0 or vertices.max() >= n_vertices):
         fits = [f"{n} ({s})" for s, n in FSAVERAGE.items() if vertices.max() < n]

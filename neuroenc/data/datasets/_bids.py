@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -142,6 +142,21 @@ def read_bids(
     labels = {"stimulus": ids, "subject": runs[0].subject, "session": session, "run": number}
     labels |= {**placed(voxel, shape, reference.affine), "roi": roi, "space": runs[0].space or "native"}
     labels |= {"units": "% signal change", "source": "bids", "licence": licence}
+    read = _by_run(runs, counts, voxel, lambda k, values: fit_run(runs[k], events[k], values, glm))
+    table = pd.concat([e.assign(session=r.session, run=r.number) for r, e in zip(runs, events, strict=True)])
+    files = [p for r in runs for p in (r.bold, r.events, *([r.confounds] if r.confounds else []))]
+    extra = {"events": table.reset_index(drop=True), "runs": [str(r.bold) for r in runs], "glm": glm.settings()}
+    stimuli, by = _stimuli(Path(root), ids, images, licence), "run" if zscore == "run" else "session"
+    recording = Recording(labels, read, stimuli, files, options, extra=extra, by=by)
+    return collect(
+        recording, zscore=bool(zscore), repeats=repeats, cache=cache, max_memory=max_memory, progress=progress
+    )
+
+
+def _by_run(
+    runs: list[Run], counts: list[int], voxel: np.ndarray, work: Callable[[int, np.ndarray], np.ndarray]
+) -> Callable[[slice, slice, int], np.ndarray]:
+    """Reader of rows and voxels, which holds one run's volumes at a time and hands them to ``work``."""
     edges = np.concatenate([[0], np.cumsum(counts)])
     held: dict[int, np.ndarray] = {}
 
@@ -152,17 +167,10 @@ def read_bids(
                 held.clear()
                 held[k] = unpacked(runs[k].bold, voxel, budget)
                 check_baseline(runs[k], held[k], max(1, budget // 2 // (8 * len(held[k]))))
-            parts.append(fit_run(runs[k], events[k], held[k][:, block], glm))
+            parts.append(work(k, held[k][:, block]))
         return np.concatenate(parts)
 
-    table = pd.concat([e.assign(session=r.session, run=r.number) for r, e in zip(runs, events, strict=True)])
-    files = [p for r in runs for p in (r.bold, r.events, *([r.confounds] if r.confounds else []))]
-    extra = {"events": table.reset_index(drop=True), "runs": [str(r.bold) for r in runs], "glm": glm.settings()}
-    stimuli, by = _stimuli(Path(root), ids, images, licence), "run" if zscore == "run" else "session"
-    recording = Recording(labels, read, stimuli, files, options, extra=extra, by=by)
-    return collect(
-        recording, zscore=bool(zscore), repeats=repeats, cache=cache, max_memory=max_memory, progress=progress
-    )
+    return read
 
 
 def _read_series(
@@ -178,37 +186,28 @@ def _read_series(
             "one repetition time. Next step: sessions=, or select=."
         )
     counts = [int(image.shape[3]) for image in images]
-    edges = np.concatenate([[0], np.cumsum(counts)])
     session, number, start = (np.repeat([getattr(r, k) for r in runs], counts) for k in ("session", "number", "start"))
-    named = make_timeseries(np.zeros((edges[-1], 1)), tr=tr, run=number, session=session)
+    named = make_timeseries(np.zeros((sum(counts), 1)), tr=tr, run=number, session=session)
     roi = {n: roi_flags(n, item, images[0], "BOLD").reshape(-1)[voxel] for n, item in (rois or {}).items()} or None
     labels = {"stimulus": named["stimulus"].values, "subject": runs[0].subject, "session": session, "run": number}
     labels |= {**place, "roi": roi, "space": runs[0].space or "native"}
     labels |= {"units": "% signal change", "source": "bids", "licence": licence}
     options = {"data": "bids", "subject": runs[0].subject, "task": runs[0].task, **glm.settings()}
     options |= {"files": [r.bold.name for r in runs], "tr": tr, "start": [r.start for r in runs]}
-    held: dict[int, np.ndarray] = {}
 
-    def read(rows: slice, block: slice, budget: int) -> np.ndarray:
-        parts = []
-        for k in range(*np.searchsorted(edges, [rows.start, rows.stop])):
-            if k not in held:
-                held.clear()
-                held[k] = unpacked(runs[k].bold, voxel, budget)
-                check_baseline(runs[k], held[k], max(1, budget // 2 // (8 * len(held[k]))))
-            values = held[k][:, block]
-            mean, alive = baseline(values)
-            n, out = len(values), np.zeros(values.shape, dtype=np.float32)
-            nuisance, _ = _confounds(runs[k], glm, n)
-            design = [cosines(n, tr, glm.high_pass), np.zeros((n, 0)) if nuisance is None else nuisance]
-            signal = 100 * (values[:, alive].astype(np.float64) / mean[alive] - 1)
-            out[:, alive] = without(signal, np.column_stack(design), runs[k].bold.name)
-            parts.append(out)
-        return np.concatenate(parts)
+    def cleaned(k: int, values: np.ndarray) -> np.ndarray:
+        mean, alive = baseline(values)
+        n, out = len(values), np.zeros(values.shape, dtype=np.float32)
+        nuisance, _ = _confounds(runs[k], glm, n)
+        design = [cosines(n, tr, glm.high_pass), np.zeros((n, 0)) if nuisance is None else nuisance]
+        signal = 100 * (values[:, alive].astype(np.float64) / mean[alive] - 1)
+        out[:, alive] = without(signal, np.column_stack(design), runs[k].bold.name)
+        return out
 
     files = [p for r in runs for p in (r.bold, *([r.confounds] if r.confounds else []))]
     extra = {"runs": [str(r.bold) for r in runs], "glm": glm.settings()}
     stimuli = stimuli_of(named["stimulus"].values, None, "bids", licence)
+    read = _by_run(runs, counts, voxel, cleaned)
     found = collect(Recording(labels, read, stimuli, files, options, extra=extra, by="run"), zscore=scale, **keep)
     assert found.responses is not None
     time = ("presentation", named["time"].values + start)
