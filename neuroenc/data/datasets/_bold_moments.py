@@ -19,8 +19,8 @@ from neuroenc.data.datasets._registry import Dataset, Source
 _N_TRAIN = 1000
 _NAME = re.compile(r"(sub-\d\d)_roi-(\w+?)_betas_normalized\.(npz|pkl)")
 _CONVERT = (
-    "python -c \"import glob, pickle, numpy; [numpy.savez(f[:-3] + 'npz', **{k: v for k, v in pickle.load(open(f,"
-    " 'rb')).items() if hasattr(v, 'dtype')}) for f in glob.glob('*.pkl')]\""
+    "python -c \"import glob, numpy, pandas; [numpy.savez(f[:-3] + 'npz', **{k: v for k, v in"
+    " pandas.read_pickle(f).items() if hasattr(v, 'dtype')}) for f in glob.glob('*.pkl')]\""
 )
 
 
