@@ -266,6 +266,7 @@ class Page:
         text = self.html()
         below = {path: page.html(path) for s in every for path, page in s.pages.items()}
         beside = {path: content for s in every for path, content in s.beside.items()}
+        stale = _exported(out / "index.html") - {str(f) for f in (*(f for s in every for f in s.files), *self.files)}
         for path, content in beside.items():
             _put(out / path, content.encode() if isinstance(content, str) else content)
         for section in every:
@@ -275,6 +276,8 @@ class Page:
             write_text(out / path, content)
         page = write_text(out / "index.html", text)
         _clear(out, set(beside))
+        for name in stale:
+            (out / name).unlink(missing_ok=True)
         return page
 
 
@@ -299,6 +302,12 @@ def _put(path: Path, content: bytes) -> None:
         return
     with atomic_path(path, sync=False) as temporary:
         temporary.write_bytes(content)
+
+
+def _exported(page: Path) -> set[str]:
+    """Files that an earlier page wrote beside itself, by its footer; those of commands lie in other folders."""
+    footer = page.read_text(encoding="utf-8").rpartition("<footer>")[2] if page.is_file() else ""
+    return set(re.findall(r"<code>([\w-]+(?:\.\w+)+)</code>", footer))
 
 
 def _clear(out: Path, kept: set[str]) -> None:

@@ -18,7 +18,7 @@ import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import Stimuli, load
-from neuroenc.report import write_report
+from neuroenc.report import Page as ReportPage, Section, write_report
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
 VOID = {"meta", "img", "input", "br", "link"}
@@ -220,6 +220,10 @@ def test_least_that_a_report_needs(plain, tmp_path):
     assert "Captions" not in text
     assert "voxels were held back" not in text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["index.html", "scores.nc"]
+    # A page of other results in this folder takes the files of this one with it, and leaves what is not ours.
+    (tmp_path / "notes.csv").write_text("mine")
+    ReportPage("decoding").add(Section("decoding", "Decoding", files=["decoding.csv"])).write(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index.html", "notes.csv"]
 
 
 def test_voxels_without_score_or_caption_are_counted(plain, tmp_path):
@@ -290,7 +294,8 @@ def test_import_loads_no_plotting_library_and_nilearn_is_optional(tmp_path):
 import sys
 sys.modules["nilearn"] = None
 import xarray as xr
-from neuroenc.report import write_report
+from neuroenc.report import Page as ReportPage
+from neuroenc.report import Section, write_report
 assert not [m for m in sys.modules if m.split(".")[0] in ("matplotlib", "torch", "nibabel")]
 coords = {{"vertex": ("voxel", [1, 2]), "hemi": ("voxel", ["L", "R"])}}
 scores = xr.Dataset({{"r": ("voxel", [0.2, 0.4])}}, coords=coords)

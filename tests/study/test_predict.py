@@ -25,6 +25,7 @@ from neuroenc.encoders import (
 from neuroenc.encoders._base import encoder_folder
 from neuroenc.study import Predictor, Study, StudyConfig, example_config, load_predictor, predict
 from neuroenc.study._predict import region_means
+from neuroenc.study.stages.fit import _clear_encoders
 
 N, V = 40, 12
 
@@ -334,3 +335,18 @@ def test_encoders_of_several_spaces_read_each(tmp_path, rng):
         load_predictor(RidgeEncoder().fit(X["a"], Y).save(tmp_path / "one")).predict(X)
     with pytest.raises(DataError, match="ndarray of ndarray; legal are paths"):
         predictor.predict(np.zeros((2, 9, 9, 3), dtype="uint8"))
+
+
+def test_encoders_of_another_config_do_not_stay(tmp_path, rng):
+    """Two subjects, then one, then two: what stands in the folder is of the last run alone, and notes of a user stay."""
+    encoder = RidgeEncoder().fit(rng.standard_normal((20, 3)), rng.standard_normal((20, 2)))
+    for label in ("clip-s1", "clip-s2", ""):
+        encoder.save(tmp_path / label)
+    (tmp_path / "clip-s2" / "notes.txt").write_text("mine")
+    _clear_encoders(tmp_path, [""])
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")) == [
+        "README.md", "arrays.safetensors", "clip-s2/notes.txt", "encoder.json",
+    ]  # fmt: skip
+    encoder.save(tmp_path / "clip-s1")
+    _clear_encoders(tmp_path, ["clip-s1", "clip-s2"])
+    assert [p.parent.name for p in tmp_path.rglob("encoder.json")] == ["clip-s1"]

@@ -291,6 +291,9 @@ def encode(study: Study) -> dict[str, Any]:
     encoders: dict[str, Path | RidgeEncoder] = {}
     functions: dict[str, list[xr.Dataset]] = {}
     several = len(study.subjects) * len(study.spaces) > 1
+    labels = [f"{name}-{one.name}" if study.subjects[1:] else name for name in study.spaces for one in study.subjects]
+    if study.out is not None:
+        _clear_encoders(study.out / "encoder", labels if several else [""])
     config, features = study.config, {} if "features" in study.given else study.config.features
     for name, space in study.spaces.items():
         scale, found = standardised(study, name), study.scores_of.get(name)
@@ -322,6 +325,16 @@ def encode(study: Study) -> dict[str, Any]:
                 study.store.write("encoder", inputs, {"content": hash_path(folder)})
             _add_function(study, functions, name, one, lambda at=folder: load_encoder(at))
     return {"encoders": encoders, "response_functions": functions}
+
+
+def _clear_encoders(folder: Path, kept: list[str]) -> None:
+    """Remove encoders that another config left here: a folder of one encoder must not hold that of another run."""
+    for place in [p.parent for p in (folder / "encoder.json", *folder.glob("*/encoder.json")) if p.is_file()]:
+        if place not in [folder / label for label in kept]:
+            for name in ("encoder.json", "arrays.safetensors", "README.md"):
+                (place / name).unlink(missing_ok=True)
+            if place != folder and not any(place.iterdir()):
+                place.rmdir()
 
 
 def _add_function(study: Study, found: dict[str, list[xr.Dataset]], name: str, one: Subject, encoder: Any) -> None:

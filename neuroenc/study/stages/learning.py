@@ -44,6 +44,8 @@ def learn(study: Study) -> dict[str, Any]:
     """Explained variance over the number of training stimuli; draws are the folds, or three orders of one fold."""
     config, seed = study.config.evaluation, study.config.seed
     if not config.learning_curve:
+        if study.out is not None:  # that of another config
+            (study.out / "learning_curve.csv").unlink(missing_ok=True)
         return {"learning": None}
     rows = [one.responses["stimulus"].values.astype(str) for one in study.subjects]
     whole = min(len(np.unique(ids[train])) for ids, folds in zip(rows, study.splits) for train, _ in folds)
