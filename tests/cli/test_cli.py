@@ -25,7 +25,7 @@ def test_version():
 def test_errors_are_one_message(tmp_path):
     (tmp_path / "x.toml").write_text('[data]\nname = "x"\n[evaluaton]\n')
     done = subprocess.run(
-        [sys.executable, "-c", "from neuroenc.cli import main; main()", "run", str(tmp_path / "x.toml")],
+        [sys.executable, "-m", "neuroenc", "run", str(tmp_path / "x.toml")],
         capture_output=True,
         text=True,
         check=False,
