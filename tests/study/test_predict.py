@@ -338,7 +338,7 @@ def test_encoders_of_several_spaces_read_each(tmp_path, rng):
 
 
 def test_encoders_of_another_config_do_not_stay(tmp_path, rng):
-    """Two subjects, then one, then two: what stands in the folder is of the last run alone, and notes of a user stay."""
+    """Two subjects, then one, then two: only what the last run saved stays, and notes of a user."""
     encoder = RidgeEncoder().fit(rng.standard_normal((20, 3)), rng.standard_normal((20, 2)))
     for label in ("clip-s1", "clip-s2", ""):
         encoder.save(tmp_path / label)
