@@ -344,11 +344,11 @@ def describe(path: str | os.PathLike[str]) -> list[Found]:
     Examples
     --------
     >>> import tempfile
-    >>> from neuroenc.data.simulate import god_tree
+    >>> from neuroenc.data.simulate import nsd_tree
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     tree = god_tree(folder)
+    ...     tree = nsd_tree(folder, n_subjects=1)
     ...     [found.kind for found in describe(folder)]
-    ['god']
+    ['nsd']
     """
     target = Path(path).expanduser()
     if target.is_file():
