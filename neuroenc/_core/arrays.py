@@ -33,11 +33,6 @@ def as_numpy(x: Any, what: str = "values") -> np.ndarray:
 
     Masked numbers become NaN, as in xarray: numpy would drop the mask and keep what lies under it.
 
-    Raises
-    ------
-    DataError
-        A sparse matrix, complex numbers, rows of different lengths, or masked entries that are no numbers.
-
     >>> as_numpy(np.ma.masked_equal([1, 9], 9)).tolist()
     [1.0, nan]
     """
@@ -67,11 +62,6 @@ def as_numpy(x: Any, what: str = "values") -> np.ndarray:
 
 def as_numbers(x: Any, what: str = "values") -> np.ndarray:
     """As `as_numpy`, of at least one dimension and of real numbers in the machine's byte order.
-
-    Raises
-    ------
-    DataError
-        As `as_numpy`; or nothing that can be counted, or values that are no numbers.
 
     >>> as_numbers([[1, 2]]).dtype.kind
     'i'

@@ -36,16 +36,10 @@ def read_checkpoint(path: str | os.PathLike[str], what: str = "checkpoint", allo
 
     Parameters
     ----------
-    path : path
     what : str
         What the file is, for errors.
     allowed : context manager, optional
         Such as ``torch.serialization.safe_globals([...])``: harmless kinds of objects that it may hold.
-
-    Raises
-    ------
-    DataError
-        No such file, none that can be read, or one that holds more than tensors and plain values.
     """
     path = check_readable_file(Path(path), what)
     try:
@@ -81,7 +75,6 @@ class Checkpoint:
 
     Parameters
     ----------
-    folder : path
     key : anything that `content_key` takes
         Data, settings and first weights.
     """

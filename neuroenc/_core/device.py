@@ -19,11 +19,6 @@ def resolve_device(device: Any, needs_float64: bool = False) -> str:
 
     With ``needs_float64`` (closed forms) "auto" leaves MPS out, which has no double precision.
 
-    Raises
-    ------
-    ConfigError
-        It is no device, or one that this machine does not have; the legal ones are named.
-
     Examples
     --------
     >>> resolve_device("cpu")

@@ -204,13 +204,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
 
 
 def output_folder(path: str | os.PathLike[str]) -> Path:
-    """Make a folder for results, or take the one of a run that goes on; what a killed run left half-written is removed.
-
-    Raises
-    ------
-    DataError
-        Before anything is computed: a file stands there, or the folder cannot be written.
-    """
+    """Make a folder for results, or take the one of a run that goes on; what a killed run left half-written is removed."""
     folder = Path(path)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -279,13 +273,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 def check_readable_file(path: str | os.PathLike[str], what: str = "file") -> Path:
-    """``path``, if it is an ordinary file that can be opened; a FIFO or a device would be waited for without end.
-
-    Raises
-    ------
-    DataError
-        Nothing is there, it is a folder, a FIFO, a socket or a device, or it may not be read.
-    """
+    """``path``, if it is an ordinary file that can be opened; a FIFO or a device would be waited for without end."""
     path = Path(path)
     try:
         mode = os.stat(path).st_mode
@@ -316,13 +304,7 @@ def read_text(path: str | os.PathLike[str], what: str = "file") -> str:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
-
-    Raises
-    ------
-    DataError
-        It is missing, not UTF-8, or not JSON (line and column are named).
-    """
+    """Read a JSON file."""
     text = read_text(path)
     try:
         return json.loads(text)
@@ -331,13 +313,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def read_npy(path: str | os.PathLike[str], what: str = "array", *, memory_map: bool = True) -> np.ndarray:
-    """Array of numbers of a ``.npy`` file, memory-mapped; nothing in it is unpickled.
-
-    Raises
-    ------
-    DataError
-        It is missing, no ordinary file, cut short, of another format, or holds Python objects.
-    """
+    """Array of numbers of a ``.npy`` file, memory-mapped; nothing in it is unpickled."""
     path = check_readable_file(path, what)
     try:
         found: np.ndarray = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
@@ -362,13 +338,7 @@ def read_npy(path: str | os.PathLike[str], what: str = "array", *, memory_map: b
 
 @contextmanager
 def open_hdf5(path: str | os.PathLike[str], what: str = "file") -> Iterator[Any]:
-    """An HDF5 file, open for reading; what HDF5 says of one that is cut short or damaged names the file.
-
-    Raises
-    ------
-    DataError
-        It is missing, no ordinary file, of another format, or cannot be read to its end.
-    """
+    """An HDF5 file, open for reading; what HDF5 says of one that is cut short or damaged names the file."""
     import h5py
 
     path = check_readable_file(path, what)
@@ -408,16 +378,10 @@ def read_sealed_json(path: str | os.PathLike[str], *, needed: tuple[str, ...] = 
 
     Parameters
     ----------
-    path : path
     needed : tuple of str
         Fields that must be there.
     unsealed : bool
         Take a record without a seal too: files written before there were seals.
-
-    Raises
-    ------
-    DataError
-        Not JSON, not a record, changed since it was written, or without a field that is needed.
     """
     record = read_json(path)
     if not isinstance(record, dict):
@@ -444,7 +408,6 @@ def write_pair(
 
     Parameters
     ----------
-    folder : path
     arrays, name : str
         Names of the two files.
     write : callable
@@ -473,13 +436,7 @@ def write_pair(
 
 
 def paired_file(folder: str | os.PathLike[str], arrays: str, digest: str) -> Path:
-    """Path of the arrays with the hash that their record promises, where `write_pair` left them.
-
-    Raises
-    ------
-    DataError
-        They are missing, or other than those that were saved.
-    """
+    """Path of the arrays with the hash that their record promises, where `write_pair` left them."""
     stands = Path(folder) / arrays
     waiting = stands.with_name(f".{arrays}.{digest[:16]}.next")
     for path in (stands, waiting):
@@ -497,13 +454,7 @@ def seal_folder(folder: str | os.PathLike[str], name: str, record: dict[str, Any
 
 
 def read_sealed_folder(folder: str | os.PathLike[str], name: str, what: str, kind: str, version: int) -> Any:
-    """Record of a folder that `seal_folder` wrote, after every file was hashed again.
-
-    Raises
-    ------
-    DataError
-        There is none of this ``kind`` and ``version``, or a file of it is missing or was changed.
-    """
+    """Record of a folder that `seal_folder` wrote, after every file was hashed again."""
     root = Path(folder)
     missing = f"{root} holds no {what} of version {version}. Next step: build it again."
     if not (root / name).is_file():
@@ -540,11 +491,6 @@ def sha256_file(path: str | os.PathLike[str], anew: bool = False) -> str:
     """SHA-256 of a file; that of a large one that has not changed since is remembered (see `file_sha256`).
 
     ``anew`` reads it in any case.
-
-    Raises
-    ------
-    DataError
-        It is no ordinary file, which would be waited for.
     """
     if Path(path).exists():
         check_readable_file(path)

@@ -52,11 +52,6 @@ def from_hub(fetch: Callable[[], T], what: str, step: str) -> T:
         What it is, for the error.
     step : str
         What to do without a network.
-
-    Raises
-    ------
-    DataError
-        It is not on this machine, and the hub is not reached or has no such thing.
     """
     from huggingface_hub import constants, get_session
 

@@ -28,11 +28,6 @@ _UNITS = {
 def parse_memory(value: str | int | float | None) -> int:
     """Bytes of a memory budget; ``None`` means a quarter of the machine's memory.
 
-    Raises
-    ------
-    ConfigError
-        Not a number with a unit of bytes, not finite, or below one byte.
-
     Examples
     --------
     >>> parse_memory("2GB"), parse_memory("512 MiB"), parse_memory(1000)

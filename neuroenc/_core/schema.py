@@ -45,11 +45,6 @@ def check_scores(scores: Any, dims: tuple[str, ...] = ("voxel",), *, ids: bool =
     ids : bool
         Voxels must carry the coordinate ``voxel``; else they are numbered.
 
-    Raises
-    ------
-    DataError
-        Another type, no ``r`` over ``dims``, values that are no numbers, no voxels, or ids that occur twice.
-
     Examples
     --------
     >>> import xarray as xr
@@ -102,17 +97,11 @@ def check_voxel_table(frame: Any, what: str, voxels: np.ndarray, needed: Iterabl
 
     Parameters
     ----------
-    frame : DataFrame
     what : str
         Its name; by default of ``needed``, a key of `COLUMNS`.
     voxels : array
         Ids of the scores; a table without the column ``voxel`` speaks of regions and is only renumbered.
     needed : iterable of str, optional
-
-    Raises
-    ------
-    DataError
-        A column is missing, or a voxel is not among ``voxels``.
     """
     import pandas as pd
 

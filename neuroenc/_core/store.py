@@ -265,16 +265,10 @@ class Store:
 
         Parameters
         ----------
-        name : str
         inputs : anything that `content_key` takes
             All that the result depends on.
         compute : callable
             Gives labelled arrays, tables, arrays or plain values by name. What it keeps in `part` outlives a kill.
-
-        Raises
-        ------
-        StorageError
-            The folder takes nothing more: the disk is full, or it may not be written.
         """
         path, say = self.path(name, inputs), self.say or _silent
         found = self.read(name, inputs)

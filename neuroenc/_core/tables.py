@@ -17,13 +17,7 @@ _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff",
 
 
 def decode_text(content: bytes, path: str | os.PathLike[str]) -> str:
-    """Text of a table's bytes: UTF-8, or UTF-8 or UTF-16 with a byte-order mark.
-
-    Raises
-    ------
-    DataError
-        Any other encoding: Latin-1 and its relatives cannot be told apart, and a guess would make other names.
-    """
+    """Text of a table's bytes: UTF-8, or UTF-8 or UTF-16 with a byte-order mark."""
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
@@ -53,7 +47,6 @@ def read_table(
 
     Parameters
     ----------
-    path : path
     needed : iterable of str
         Columns that must be there; "Stimulus" is taken for "stimulus".
     optional : iterable of str
@@ -64,12 +57,6 @@ def read_table(
         Whether the first line names the columns; else they are "0", "1", ...
     what : str
         What the table is, for errors.
-
-    Raises
-    ------
-    DataError
-        No such file, no UTF-8 or UTF-16 text, an empty file, a row with too many or too few cells (its line is named),
-        a column named twice, or one that is needed and missing.
     """
     import pandas as pd
 
@@ -142,13 +129,7 @@ def numbers(
     least: float | None = None,
     default: float | None = None,
 ) -> Any:
-    """A column as float64; cells that are in ``missing`` become NaN (or ``default``).
-
-    Raises
-    ------
-    DataError
-        A cell is no number (a decimal comma is named as such), not finite, or below ``least``: file, row and value.
-    """
+    """A column as float64; cells that are in ``missing`` become NaN (or ``default``)."""
     import numpy as np
 
     found = np.empty(len(table))
@@ -171,13 +152,7 @@ def numbers(
 
 
 def whole_numbers(table: pd.DataFrame, column: str, path: str | os.PathLike[str], **options: Any) -> Any:
-    """A column as int64; ``options`` are those of `numbers`.
-
-    Raises
-    ------
-    DataError
-        As `numbers`, and where a cell is no whole number.
-    """
+    """A column as int64; ``options`` are those of `numbers`."""
     found = numbers(table, column, path, **options)
     broken = (found != found.round()).nonzero()[0]
     if len(broken):

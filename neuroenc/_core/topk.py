@@ -103,10 +103,8 @@ class BestRows:
     Parameters
     ----------
     queries : array (q, d)
-    k : int
     n : int or None
         Rows of the bank, where that is known.
-    normalise : bool
     """
 
     def __init__(self, queries: Any, k: int, n: int | None, *, normalise: bool = True) -> None:

@@ -53,19 +53,12 @@ def write_folder(
 
     Parameters
     ----------
-    folder : path
-    kind : Kind
     record : mapping
         Settings and whatever else JSON holds.
     tensors : mapping of str to array
         All numpy, or all torch.
     extra : callable, optional
         Gets a folder and writes further files there. The whole folder is then replaced, and must hold nothing else.
-
-    Raises
-    ------
-    DataError
-        With ``extra``: the folder holds other things.
     """
     about = {"kind": kind.name, "format": FORMAT, **record}
     if extra is None:
@@ -81,13 +74,7 @@ def write_folder(
 def read_folder(
     folder: str | os.PathLike[str], kind: Kind, framework: str = "pt"
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Record and tensors (torch on the CPU, or ``framework="numpy"``) of a model, after every file was checked.
-
-    Raises
-    ------
-    DataError
-        There is no such model, a newer version wrote it, or a file is missing, cut short or was changed.
-    """
+    """Record and tensors (torch on the CPU, or ``framework="numpy"``) of a model, after every file was checked."""
     where = Path(folder) / kind.record
     if not where.is_file():
         raise DataError(f"{folder} holds no {kind.name} (no {kind.record}). Next step: the folder that save wrote.")
@@ -148,13 +135,7 @@ def _load(path: Path, framework: str) -> dict[str, Any]:
 
 @contextmanager
 def whole_folder(folder: str | os.PathLike[str], ours: tuple[str, ...]) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of ``folder`` when the block has succeeded.
-
-    Raises
-    ------
-    DataError
-        Something else than files that match ``ours`` stands there: it would be lost.
-    """
+    """Yield an empty folder that takes the place of ``folder`` when the block has succeeded."""
     folder = Path(folder)
     if folder.is_dir():
         others = sorted(p.name for p in folder.iterdir() if p.is_dir() or not any(fnmatch(p.name, x) for x in ours))
@@ -190,13 +171,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """What `save_tensors` wrote: numpy, or torch on the CPU.
-
-    Raises
-    ------
-    DataError
-        The file is missing, cut short or damaged.
-    """
+    """What `save_tensors` wrote: numpy, or torch on the CPU."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -307,7 +307,6 @@ def find_sinks(weights: Tensor, threshold: float = 0.1, keep_first: int = 1, vis
     Parameters
     ----------
     weights : Tensor (..., query, key)
-    threshold : float
     keep_first : int
         Keys in front that are sinks by design (registers, a first token) and are never named.
     visible : Tensor of bool (..., query, key), optional

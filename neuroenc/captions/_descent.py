@@ -16,13 +16,7 @@ _WARMUP = 100
 
 
 def take_step(loss: Tensor, optimiser: torch.optim.Optimizer, number: int, clip: float | None = 1.0) -> float:
-    """One step of the optimiser down ``loss``, with the gradient's norm at most ``clip``; the loss as a number.
-
-    Raises
-    ------
-    DataError
-        The loss of this step ``number`` is not finite.
-    """
+    """One step of the optimiser down ``loss``, with the gradient's norm at most ``clip``; the loss as a number."""
     if not torch.isfinite(loss):
         raise DataError(f"the loss is {float(loss)} at step {number}. Next step: a lower lr, or clip=1.")
     optimiser.zero_grad(set_to_none=True)
@@ -48,14 +42,12 @@ def descend(
 
     Parameters
     ----------
-    net : Module
     optimiser : Optimizer
         Its learning rate is the highest one.
     loss : callable
         Of a batch that it draws.
     decay : callable
         Share of the learning rate by the share of the steps (or of the time) that is over.
-    steps : int
     minutes : float, optional
         Time limit.
     desc, show

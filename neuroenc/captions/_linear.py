@@ -31,7 +31,6 @@ class Weights(NamedTuple):
     coef : DataArray (feature, voxel)
     intercept : ndarray (voxel,) float64
         0 where none was given.
-    has_intercept : bool
     """
 
     coef: xr.DataArray

@@ -326,16 +326,10 @@ def resolve(
 
     Parameters
     ----------
-    manifest
     mirror, files, progress
         As for :func:`fetch`.
     root
         The data set's own folder (as :func:`fetch` returns it), where the caller keeps it.
-
-    Raises
-    ------
-    ChecksumError, DataError, ConfigError
-        As for :func:`fetch`; also when ``root`` lacks a file.
     """
     wanted = manifest.select(files)
     for n, folder in enumerate(places(manifest.name, mirror, root)):

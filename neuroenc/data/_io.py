@@ -346,13 +346,7 @@ def _check_chunks(path: Path) -> None:
 def read_mat(
     path: Path, needed: tuple[str, ...] = (), what: str = "MATLAB file", *, only: bool = False
 ) -> dict[str, Any]:
-    """Variables of a MATLAB file (v4 to v7): all, or those that are needed and no other.
-
-    Raises
-    ------
-    DataError
-        It is absent, cut short, damaged, of MATLAB 7.3 (HDF5), or lacks a variable that is needed.
-    """
+    """Variables of a MATLAB file (v4 to v7): all, or those that are needed and no other."""
     from scipy.io import loadmat
 
     path = check_readable_file(path, what)

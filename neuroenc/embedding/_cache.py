@@ -73,7 +73,6 @@ class FeatureCache:
         Parameters
         ----------
         settings : mapping
-        n, rows : int
         extract : callable
             ``extract(start, stop)`` gives float32 rows ``start:stop``.
         provenance : str
@@ -83,11 +82,6 @@ class FeatureCache:
         -------
         array (n, ...)
             float32; memory-mapped where it is larger than 1 GiB.
-
-        Raises
-        ------
-        DataError
-            The disk has no room for features that are too large to be held in memory.
         """
         part = self.store.part("features", settings)
         spans = [(start, min(start + rows, n)) for start in range(0, n, rows)]

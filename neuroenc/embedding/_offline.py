@@ -299,13 +299,7 @@ class TextFolder(Described):
         return text_layers(self._folder)
 
     def instruct(self, system: str, texts: Sequence[str]) -> list[str]:
-        """Texts as the model's chat template puts them: ``system`` instructs, each text is the user's.
-
-        Raises
-        ------
-        ConfigError
-            The tokenizer has no chat template.
-        """
+        """Texts as the model's chat template puts them: ``system`` instructs, each text is the user's."""
         prepare()
         transformers = require("transformers", "clip")
         with making(f"the tokenizer of {self.name!r} cannot be read", "save it there again"):

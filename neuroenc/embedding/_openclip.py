@@ -205,16 +205,7 @@ def _local_file(open_clip: Any, arch: str, config: Mapping[str, Any], path: Path
 
 
 def resolve(model: str, pretrained: str | os.PathLike[str] | None, seed: int = 0) -> Source:
-    """What ``model`` and ``pretrained`` stand for.
-
-    Raises
-    ------
-    ConfigError
-        Unknown architecture or tag (with the nearest names), weights for a model that brings its own, or
-        weights of another activation than the architecture's.
-    DataError
-        A folder or file is missing or is no open_clip checkpoint.
-    """
+    """What ``model`` and ``pretrained`` stand for."""
     if model.startswith((LOCAL_DIR, HF_HUB)):
         if pretrained is not None:
             raise ConfigError(f"model {model!r} has weights. Next step: leave pretrained={str(pretrained)!r} out.")

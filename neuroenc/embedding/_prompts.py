@@ -11,13 +11,7 @@ from neuroenc._core.errors import ConfigError
 
 
 def check_prompts(prompt: str | Sequence[str] | None, system: str, backbone: Any) -> tuple[str, ...]:
-    """Templates, each with one ``{}`` where the text stands.
-
-    Raises
-    ------
-    ConfigError
-        A template without a place for the text, none at all, or an instruction for a model that takes none.
-    """
+    """Templates, each with one ``{}`` where the text stands."""
     found = ("{}",) if prompt is None or prompt == "" else (prompt,) if isinstance(prompt, str) else tuple(prompt)
     for one in found:
         if not isinstance(one, str) or one.count("{}") != 1:

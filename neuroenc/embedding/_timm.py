@@ -56,13 +56,6 @@ class TimmImage(Described):
         Overrides of the weights' own; besides those of `ImageEmbedder`, ``crop_pct``: the share of the resized
         picture's shorter side that the network sees. Most classifiers were tested at 0.875 or 0.95, and 1 shows them
         the whole picture.
-
-    Raises
-    ------
-    ConfigError
-        Unknown architecture, tag or setting.
-    DataError
-        A checkpoint is missing.
     """
 
     def __init__(

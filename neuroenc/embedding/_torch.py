@@ -56,13 +56,6 @@ class TorchImage(Described):
         Of random weights.
     preprocessing : mapping, optional
         Overrides of 224 x 224 pixels and ImageNet's mean and s.d.
-
-    Raises
-    ------
-    ConfigError
-        An unknown network or tag.
-    DataError
-        A checkpoint that is missing or does not fit.
     """
 
     def __init__(

@@ -51,11 +51,6 @@ def find_mlps(model: Any) -> list[MLP]:
 
     An MLP's last map is the block's linear map (outside attention) from the most inputs to fewer outputs, its first
     ones those from as many inputs as that has outputs to as many outputs as that has inputs.
-
-    Raises
-    ------
-    DataError
-        There is none.
     """
     from torch import nn
 

@@ -164,17 +164,7 @@ def _limits(card: EncoderCard, reads_pictures: bool) -> list[str]:
 
 
 def render_card(encoder: Any, card: EncoderCard) -> str:
-    """README of a fitted encoder: YAML that hubs read, then Markdown for people.
-
-    Parameters
-    ----------
-    encoder : LinearEncoder
-    card : EncoderCard
-
-    Returns
-    -------
-    str
-    """
+    """README of a fitted encoder: YAML that hubs read, then Markdown for people."""
     origin = dict(encoder._features_.get("origin", {}))
     table = card.regions().round(2).astype(object)
     voxels = encoder._voxels_ or {}
@@ -254,13 +244,7 @@ def _environment() -> Any:
 
 
 def check_card(card: Any, voxels: Mapping[str, Any] | None) -> EncoderCard:
-    """``card`` as one that goes with the voxels of an encoder.
-
-    Raises
-    ------
-    DataError
-        It is of another kind, or its scores are of other voxels.
-    """
+    """``card`` as one that goes with the voxels of an encoder."""
     if isinstance(card, Mapping):
         legal = {f.name for f in fields(EncoderCard)}
         strange = sorted(set(card) - legal)

@@ -102,13 +102,7 @@ def voxel_coords(Y: Any) -> dict[str, Any] | None:
 
 
 def voxel_groups(Y: Any, name: str) -> np.ndarray:
-    """Group (voxel,) of every voxel of labelled responses by a coordinate, along the voxels or of all of them.
-
-    Raises
-    ------
-    ConfigError
-        No such coordinate.
-    """
+    """Group (voxel,) of every voxel of labelled responses by a coordinate, along the voxels or of all of them."""
     labelled = isinstance(Y, xr.DataArray)
     found = {str(k): c for k, c in Y.coords.items() if c.dims in ((), ("voxel",))} if labelled else {}
     if name not in found:
@@ -133,13 +127,7 @@ def _first(values: Any) -> str:
 
 
 def match_voxels(voxels: dict[str, Any] | None, space: dict[str, Any], Y: Any, what: str = "responses") -> Any:
-    """Labelled ``Y`` (n, voxel) with its voxels in the order of ``voxels``; what has no labels as it is.
-
-    Raises
-    ------
-    DataError
-        Other voxels, or the same ids with other places, another affine, volume, space or subject.
-    """
+    """Labelled ``Y`` (n, voxel) with its voxels in the order of ``voxels``; what has no labels as it is."""
     if not isinstance(Y, xr.DataArray):
         return Y
     there = voxel_coords(Y)
@@ -214,13 +202,7 @@ def _text(values: np.ndarray) -> np.ndarray:
 
 
 def measured_responses(X: Any, Y: Any, shape: tuple[int, ...], voxels: dict[str, Any] | None, space: Any) -> np.ndarray:
-    """Responses (n, v) in the order of the predictions, whose shape is given.
-
-    Raises
-    ------
-    DataError
-        Stimuli in another order, other voxels, or another shape.
-    """
+    """Responses (n, v) in the order of the predictions, whose shape is given."""
     refuse_sparse(Y, "responses")
     if isinstance(X, xr.DataArray) and isinstance(Y, xr.DataArray):
         align(X, Y)
@@ -245,13 +227,7 @@ def describe_features(X: Any) -> dict[str, Any]:
 
 
 def match_features(fitted: dict[str, Any], X: Any, what: str = "features") -> Any:
-    """Labelled features with dimensions and labels in the order of those that were fitted.
-
-    Raises
-    ------
-    DataError
-        Features of another backbone, layer, pooling or normalisation, or with other labels.
-    """
+    """Labelled features with dimensions and labels in the order of those that were fitted."""
     if "dims" not in fitted or not isinstance(X, xr.DataArray):
         return X
     found = describe_features(X)

@@ -96,10 +96,6 @@ def write_index(library: str | os.PathLike[str]) -> Path:
     ----------
     library : path
         Folder of encoders' folders.
-
-    Returns
-    -------
-    Path
     """
     root, found = Path(library), {}
     for record in sorted(root.glob("*/encoder.json")):
@@ -248,14 +244,7 @@ def pull_encoder(
 
 
 def read_index(library: str | os.PathLike[str]) -> dict[str, Any]:
-    """Encoders of a library by name: ``title, subject, n_voxels, median_r`` and ``files`` with ``sha256`` and ``size``.
-
-    Raises
-    ------
-    DataError
-        There is no index, or it is not one that `push_encoder` writes: names of other files, sizes or hashes that are
-        none.
-    """
+    """Encoders of a library by name: ``title, subject, n_voxels, median_r`` and ``files`` with ``sha256`` and ``size``."""
     where = f"{os.fspath(library).rstrip('/')}/{INDEX}"
     if where.startswith("hf://"):
         raise ConfigError("hf://USER/NAME is one encoder, no library. Next step: neuroenc encoder pull hf://USER/NAME.")

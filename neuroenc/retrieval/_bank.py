@@ -156,7 +156,6 @@ class LazyIds:
 
     Parameters
     ----------
-    n : int
     read : callable
         Gives all ids of the shard, an array (n,) of str; the last shard that was read is kept.
     """

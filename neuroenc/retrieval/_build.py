@@ -106,11 +106,6 @@ def _read_images(source: str | os.PathLike[str]) -> tuple[pd.DataFrame, Path]:
     DataFrame
         Columns ``id, file, licence, licence_url, source``; licence "unknown" where none is given.
     Path
-
-    Raises
-    ------
-    DataError
-        No images, an entry without a file, or ids that are not unique.
     """
     path = Path(source).expanduser()
     if not path.exists():

@@ -55,11 +55,6 @@ def token_sets(sets: Any, what: str) -> TokenSets:
         as ``stimulus`` or ``voxel``; positions without one. Vectors (id, feature) are sets of one token.
     what : str
         What errors call them.
-
-    Raises
-    ------
-    DataError
-        Other shapes, values that are not finite, a set without a token, or an id that stands twice.
     """
     if isinstance(sets, TokenSets):
         return sets

@@ -21,11 +21,6 @@ _PLACES = ("study/scores.nc", "report/scores.nc", "scores.nc")
 def find_scores(run: str | os.PathLike[str]) -> Path:
     """The file of scores of a run: in ``study/``, ``report/`` or the folder itself, or the file given.
 
-    Raises
-    ------
-    DataError
-        There is none.
-
     Examples
     --------
     >>> find_scores("no-such-run")

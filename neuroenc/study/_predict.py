@@ -217,11 +217,6 @@ def read_stimuli(sources: Any) -> Stimuli | xr.DataArray:
     ----------
     sources : path or iterable of paths
 
-    Raises
-    ------
-    DataError
-        Nothing there, a file that is no picture, table or array, or several kinds at once.
-
     Examples
     --------
     >>> import tempfile

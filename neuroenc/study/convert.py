@@ -183,11 +183,6 @@ def _flat_captions(captions: Mapping_, table: Mapping_, new: Callable[[], Mappin
 def convert_text(text: str) -> str:
     """A config in the new spelling, with the comments of the old.
 
-    Raises
-    ------
-    ConfigError
-        It is not TOML.
-
     Examples
     --------
     >>> print(convert_text('[grid]\\ncv = 4 # as always\\n[readouts.linear]\\n'), end="")

@@ -42,7 +42,6 @@ def init(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
 
     Parameters
     ----------
-    folder : path
     out : path, optional
         The config; default ``my.toml`` in the folder. Its paths are relative to it.
     force : bool
@@ -52,11 +51,6 @@ def init(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = No
     -------
     Path
         The config, for ``neuroenc run``.
-
-    Raises
-    ------
-    ConfigError, DataError
-        The file is there already; no responses, or what they need is missing (what was found is named).
 
     Examples
     --------
@@ -183,13 +177,7 @@ class _Folder:
             self.tables.append((path, read_table(path, optional=("stimulus", "caption"))))
 
     def config(self) -> str:
-        """The config's text.
-
-        Raises
-        ------
-        DataError
-            No responses, or something that they need is missing.
-        """
+        """The config's text."""
         source, stimuli, table = self._responses()
         pictures, captions = self._pictures(stimuli), self._captions(stimuli)
         spaces = self._spaces(pictures, captions, stimuli)

@@ -43,19 +43,10 @@ def preflight(config: StudyConfig, command: str = "run", mirror: str | os.PathLi
 
     Parameters
     ----------
-    config : StudyConfig
     command : {"run", "caption", "compare", "icl", "icl evaluate", "icl inspect", "icl predict", "plan"}
         Only what it reads is looked at.
     mirror : path, optional
         Folder with data sets, tried before any download.
-
-    Raises
-    ------
-    ConfigError, DataError
-        A file that is not there, cannot be read or does not fit the others; an unknown data set, option, model, layer,
-        region, cell or captioner.
-    ModuleNotFoundError
-        A package that is needed later; the extra that brings it is named.
 
     Examples
     --------

@@ -76,11 +76,6 @@ def parse_config(
 ) -> StudyConfig:
     """Settings from a table that is read already; relative paths are relative to ``folder``, else to where you are.
 
-    Raises
-    ------
-    ConfigError
-        As `read_config`.
-
     Examples
     --------
     >>> config = parse_config({"data": {"name": "nsd"}, "features": {"model": "dinov2-base"}})
@@ -239,11 +234,6 @@ def _root(config: StudyConfig, folder: Path) -> StudyConfig:
 def check_config(config: StudyConfig, command: str = "run") -> None:
     """Refuse tables that do not fit together, or lack what a command reads.
 
-    Raises
-    ------
-    ConfigError
-        What is missing or contradicts another setting.
-
     Examples
     --------
     >>> check_config(StudyConfig(data=DataConfig(name="nsd")), "compare")
@@ -393,13 +383,7 @@ def examples_help(command: str = "run") -> str:
 def example_or_file(
     config: Path | None, example: str | None, overrides: list[str] | None, command: str = "run"
 ) -> tuple[StudyConfig, str]:
-    """Settings that a command was given, and what to call them: a file's stem, or the name of the shipped example.
-
-    Raises
-    ------
-    ConfigError
-        Both were given, or neither.
-    """
+    """Settings that a command was given, and what to call them: a file's stem, or the name of the shipped example."""
     if config is not None and example is None:
         return read_config(config, overrides, command), config.stem
     if example is not None and config is None:

@@ -69,7 +69,6 @@ class PhraseBank:
     Parameters
     ----------
     captions : mapping of id to captions
-    vectors : TextVectors
     random_ids, other_ids : sequence of str
         Images drawn at random, from whose captions comparison phrases come, and others.
     engine

@@ -283,8 +283,6 @@ class ResponseVerifier:
 
     Parameters
     ----------
-    weights : Weights
-    bank : PhraseBank
     images : BankImages
         Embeddings of images at random.
     names : sequence of str

@@ -30,7 +30,6 @@ class LevelPrompts(nn.Module):
     words : mapping from level to str
     length : int
         Vectors of a level.
-    seed : int
     """
 
     def __init__(

@@ -86,7 +86,6 @@ class TransformerMapping(nn.Module):
         Default ``prefix_length``.
     layers, heads : int
         8 and 8 as released; layers are pre-norm, with ReLU and a hidden width of ``ratio`` times the width.
-    ratio : float
 
     Examples
     --------

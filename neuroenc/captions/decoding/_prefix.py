@@ -75,13 +75,7 @@ def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
 
 
 def read_tokenizer(name: str | os.PathLike[str]) -> Any:
-    """A tokenizer of transformers by its folder, or by its name in the local cache or the hub.
-
-    Raises
-    ------
-    DataError
-        A folder without one, or a name that neither knows.
-    """
+    """A tokenizer of transformers by its folder, or by its name in the local cache or the hub."""
     prepare()
     from transformers import AutoTokenizer
 

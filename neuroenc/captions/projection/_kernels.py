@@ -150,13 +150,7 @@ class TorchKernel(NumpyKernel):
 
 
 def make_kernel(scaled: np.ndarray, dtype: np.dtype, device: str | None) -> NumpyKernel:
-    """numpy without a device, else torch there; "auto" is a CUDA GPU, or torch on the CPU.
-
-    Raises
-    ------
-    ConfigError
-        The device does not exist, or has no float64, in which the sums are kept.
-    """
+    """numpy without a device, else torch there; "auto" is a CUDA GPU, or torch on the CPU."""
     if device is None:
         return NumpyKernel(scaled, dtype)
     require("torch", "clip")

@@ -275,7 +275,6 @@ def natural_neighbours(bank: Any, *, n: int = 1000, seed: int = 0, max_memory: s
         At least two images; read twice, so not a one-time stream.
     n : int
         At most the number of images.
-    seed : int
     max_memory : str, int or None
 
     Examples

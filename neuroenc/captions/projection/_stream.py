@@ -245,9 +245,7 @@ class Projections:
 
     Parameters
     ----------
-    plan : Plan
     folds : bool array (fold, n) or None
-    bank : EmbeddingBank
     """
 
     def __init__(self, plan: Plan, folds: np.ndarray | None, bank: EmbeddingBank) -> None:

@@ -212,10 +212,8 @@ class StructuredLM(nn.Module):
         Token 0 is padding.
     max_length : int
         Words of the longest text that can be read; the parser alone reads any length.
-    dim, layers, heads : int
     parser_layers, parser_width : int
         Convolutions, and words that each sees.
-    dropout : float
     structured : bool
         False: plain softmax attention over all words, without a parser; everything else is equal.
     """

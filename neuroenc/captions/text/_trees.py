@@ -52,11 +52,6 @@ def tree_from_distances(distances: Sequence[float]) -> Tree:
     Tree
         Nested tuples of the words' numbers 0 to n - 1; the number 0 for one word.
 
-    Raises
-    ------
-    DataError
-        A distance is not a number.
-
     Examples
     --------
     >>> tree_from_distances([1.0, 3.0, 2.0, 1.0])
@@ -190,9 +185,7 @@ def chunks(
     tree : Tree
         Over the numbers of ``words``.
     words : sequence of Word
-    text : str
     function_words : collection of str
-    max_words : int
 
     Returns
     -------

@@ -83,11 +83,6 @@ def grow(hemi: str, centres: np.ndarray, counts: np.ndarray) -> list[np.ndarray]
     -------
     list of int arrays
         Vertices of each patch, nearest to its centre first.
-
-    Raises
-    ------
-    DataError
-        More vertices are wanted than the hemisphere has.
     """
     xyz, neighbours = fsaverage5()[hemi]
     if counts.sum() > len(xyz):

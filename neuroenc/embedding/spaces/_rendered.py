@@ -114,7 +114,6 @@ def fit_rendered(
     settings : mapping
     fit : callable
         `train` with its settings.
-    seed : int
     """
     import torch
     from torch import nn

@@ -30,13 +30,7 @@ def word_counter(words: Sequence[str]) -> Any:
 
 
 def find_words(texts: Sequence[str], min_count: int) -> list[str]:
-    """Words that stand in at least ``min_count`` texts, the most frequent first.
-
-    Raises
-    ------
-    DataError
-        There is none.
-    """
+    """Words that stand in at least ``min_count`` texts, the most frequent first."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     try:
@@ -113,7 +107,6 @@ def fit_static(kind: str, texts: Sequence[str], settings: Mapping[str, Any], tra
     settings : mapping
     train : callable
         ``train(model, loss_of_rows, n)``, for "sgns".
-    seed : int
     """
     if kind in ("bow", "ngrams"):
         words = find_words(texts, settings["min_count"]) if kind == "bow" else []

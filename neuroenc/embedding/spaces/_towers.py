@@ -30,7 +30,6 @@ class TextTower(nn.Module):
         a bidirectional one on characters with vectorial attention pooling.
     words : list of str
         Vocabulary of words or characters.
-    dims : int
     """
 
     def __init__(self, reads: str, words: Sequence[str], dims: int) -> None:

@@ -36,13 +36,7 @@ _CANDIDATES = 30
 
 
 def joint_cells(joint: Mapping[str, Sequence[str]], spaces: Sequence[str], ordered: bool) -> list[Cell]:
-    """A cell ``all/stacked`` or ``all/banded`` for each entry.
-
-    Raises
-    ------
-    ConfigError
-        An unknown model or space, or fewer than two spaces.
-    """
+    """A cell ``all/stacked`` or ``all/banded`` for each entry."""
     found = []
     for kind, names in joint.items():
         one_of("joint model", kind, JOINT)
@@ -132,7 +126,6 @@ def structured_partition(
     tested : array of int
         Rows that some fold tests.
     groups : sequence of Group
-    share : float
     n_bootstraps, seed : int
         Resamples of the stimuli; weights are not learned again.
 

@@ -260,7 +260,6 @@ def similarity_table(
         features of some rows.
     groups : sequence of Group
     stimuli : array (row,)
-    n_bootstraps, seed : int
     """
     names, number = np.unique(stimuli, return_inverse=True)
     count = np.bincount(number)[:, None]

@@ -37,13 +37,7 @@ _AND = " & "
 
 
 def unique_cell(spaces: Sequence[str], n_components: int) -> Cell:
-    """The joint models of ``spaces``, as one cell of a comparison that no table of cells shows.
-
-    Raises
-    ------
-    ConfigError
-        Fewer than two spaces, or more than eight.
-    """
+    """The joint models of ``spaces``, as one cell of a comparison that no table of cells shows."""
     if not 2 <= len(spaces) <= MOST or len(set(spaces)) < len(spaces):
         raise ConfigError(
             f"unique variance is of 2 to {MOST} different feature spaces; found {len(spaces)} "
@@ -135,7 +129,6 @@ def unique_variance(
     spaces : sequence of str
     groups : sequence of Group
     stimuli : array (row,)
-    n_bootstraps, seed : int
     level : float
         False discovery rate over voxels.
 

@@ -63,7 +63,6 @@ class ClosedFormAnchor(nn.Module):
 
     Parameters
     ----------
-    n_features : int
     dim : int
         Width of the register.
     components : int

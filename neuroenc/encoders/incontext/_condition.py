@@ -159,11 +159,6 @@ def routes_of(model: InContextModel, expert: str | None, y: Any, n: int) -> list
     """Dense models and the voxels (columns) that each reads: the experts of their groups, or the model itself.
 
     ``expert`` names one for all ``n`` voxels, or the coordinate of the responses ``y`` that names each voxel's.
-
-    Raises
-    ------
-    ConfigError, DataError
-        No such expert or coordinate; voxels of a group without an expert; an expert of a model that has none.
     """
     names, every = model.config.experts, np.arange(n)
     if not names:

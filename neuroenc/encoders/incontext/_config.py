@@ -39,11 +39,6 @@ PARTS: dict[str, dict[str, type[nn.Module]]] = {
 def part_settings(what: str, part: nn.Module) -> dict[str, Any]:
     """``{"class": name, ...}`` with the arguments that make the part again.
 
-    Raises
-    ------
-    ConfigError
-        A class of the user's own, which no settings can bring back.
-
     Examples
     --------
     >>> part_settings("normaliser", Sigmoid(bias=-2.0))
@@ -64,11 +59,6 @@ def part_settings(what: str, part: nn.Module) -> dict[str, Any]:
 
 def part_from_settings(what: str, settings: Mapping[str, Any]) -> nn.Module:
     """The part that `part_settings` described.
-
-    Raises
-    ------
-    ConfigError
-        No such kind, an argument that it does not take, or one that is not legal.
 
     Examples
     --------

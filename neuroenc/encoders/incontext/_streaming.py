@@ -33,12 +33,6 @@ class Coreset:
     sets of trials is found in the two samples (bottom-k sketch). With forgetting, :math:`w` falls by ``forget`` a
     trial.
 
-    Parameters
-    ----------
-    size, n_features, n_voxels : int
-    forget : float
-    seed : int
-
     Examples
     --------
     >>> import numpy as np

@@ -33,13 +33,7 @@ def block_of(name: str) -> str:
 
 
 def task_vectors(base: nn.Module, models: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
-    """What fine-tuning changed, by model and tensor: parameters and floating buffers of ``base`` taken from theirs.
-
-    Raises
-    ------
-    DataError
-        A model of another anatomy.
-    """
+    """What fine-tuning changed, by model and tensor: parameters and floating buffers of ``base`` taken from theirs."""
     if not models:
         raise ConfigError("there is no model to merge. Next step: give one or more that were fine-tuned from the base.")
     start, found = base.state_dict(), {}

@@ -60,16 +60,10 @@ def balance_of(model: Any, targets: np.ndarray, taught: np.ndarray, sampling: An
 
     Parameters
     ----------
-    model : EncoderModule
     targets : ndarray (n, V)
     taught : ndarray of int
         Training rows.
     sampling : "rows", "equal" or mapping of subject to probability
-
-    Raises
-    ------
-    ConfigError
-        Unknown subjects, or probabilities that are not positive for every subject.
     """
     names = list(dict.fromkeys(getattr(model, "subjects", [])))
     if len(names) < 2:

@@ -201,13 +201,7 @@ def _budget(device: torch.device, max_memory: Any) -> int:
 
 
 def map_moments(array: MapArray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and s.d. (C,) of each channel over stimuli and places, float64; s.d. 1 where nothing varies.
-
-    Raises
-    ------
-    DataError
-        NaN or infinite features, with how many stimuli hold them.
-    """
+    """Mean and s.d. (C,) of each channel over stimuli and places, float64; s.d. 1 where nothing varies."""
     channels = array.shape[1]
     n, mean, m2, bad = 0, np.zeros(channels), np.zeros(channels), 0
     for block in array.blocks():

@@ -23,13 +23,7 @@ _MOST = 200_000
 
 
 def task_widths(widths: Any, tasks: Sequence[dict[str, str]], core: Any) -> list[int | None]:
-    """Width of every task; None is the full one.
-
-    Raises
-    ------
-    ConfigError
-        No slimmable core, a width that it lacks, or a name that no task has.
-    """
+    """Width of every task; None is the full one."""
     known = [*getattr(core, "slim_widths", ()), getattr(core, "width", 0)]
     if len(known) < 2:
         raise ConfigError("this encoder has one width. Next step: core='trunk', core_options={'widths': [8, 16]}.")

@@ -35,13 +35,7 @@ class Through:
 
 
 def coords_of(responses: Any, known: dict[str, Any] | None, subjects: str | None) -> dict[str, Any]:
-    """Voxel coordinates of a new subject's responses, ``subject`` spread over voxels where it is one label.
-
-    Raises
-    ------
-    DataError
-        Responses, or an encoder, without labels of voxels and subject.
-    """
+    """Voxel coordinates of a new subject's responses, ``subject`` spread over voxels where it is one label."""
     found = voxel_coords(responses)
     if found is None or known is None or subjects is None:
         raise DataError(
@@ -59,13 +53,7 @@ def coords_of(responses: Any, known: dict[str, Any] | None, subjects: str | None
 def begin_like(
     tasks: list[dict[str, str]], known: list[dict[str, str]], subjects: str, start: Any
 ) -> list[dict[int, float]]:
-    """Weights of known tasks that each new one begins as: those of the same region of the subjects in ``start``.
-
-    Raises
-    ------
-    ConfigError
-        Unknown subjects, or weights that are not positive in sum.
-    """
+    """Weights of known tasks that each new one begins as: those of the same region of the subjects in ``start``."""
     names = sorted({task[subjects] for task in known if subjects in task})
     given = {str(start): 1.0} if isinstance(start, str) else dict(start or dict.fromkeys(names, 1.0))
     for name in given:

@@ -17,13 +17,7 @@ from neuroenc.encoders.readout._maps import MapArray
 
 
 def masked_responses(X: Any, y: Any, maps: MapArray, voxels: dict[str, Any] | None) -> np.ndarray:
-    """Responses (n, V) float32, NaN where the voxel's subject did not see the stimulus.
-
-    Raises
-    ------
-    DataError
-        Infinite responses, voxels that saw fewer than two stimuli, or what `check_responses` finds.
-    """
+    """Responses (n, V) float32, NaN where the voxel's subject did not see the stimulus."""
     like: Any = maps  # it has a length and a dtype, which is all that is looked at
     checked, _ = check_responses(X, y, like)
     values = as_numpy(checked, "responses")
@@ -59,11 +53,6 @@ def task_columns(
 
     One task with all columns where voxels have no such labels. Of regions joined by ";" the first counts. ``also`` is
     one more coordinate to label tasks with, which must not vary within one.
-
-    Raises
-    ------
-    ConfigError
-        Voxels without the coordinate ``regions`` or ``also``, or several values of ``also`` in one task.
     """
     known = voxels or {}
     for what, name in (("regions", regions), ("experts", also)):

@@ -58,11 +58,6 @@ def surface_of(given: str | Mapping[str, Any] | None, space: str) -> Surface:
     """The mesh asked for, or that of the space of values; ``space`` is "unknown" where they do not say.
 
     Where fsaverage6 or fsaverage are not found and were not asked for, fsaverage5.
-
-    Raises
-    ------
-    DataError
-        The mesh is not found, a file is absent, or no mesh is known of the space.
     """
     require("nilearn", "brain")
     if isinstance(given, Mapping):

@@ -27,10 +27,8 @@ class Pictures:
 
     Parameters
     ----------
-    stimuli : Stimuli, optional
     images : mapping of stimulus id to path, array or PIL image, or callable id -> one of these or None, optional
         Looked at before ``stimuli``.
-    budget : int
 
     Attributes
     ----------

@@ -131,13 +131,11 @@ def write_label_maps(
 
     Parameters
     ----------
-    folder : path
     scores : Dataset
         Voxels with places.
     labels : array (voxel,) of str, "" for none
     names : tuple of str
         Names in the order of their integers, from 1.
-    kind : str
     """
     from neuroenc.data import to_gifti, unmask
 

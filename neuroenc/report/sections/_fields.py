@@ -21,7 +21,6 @@ def fields_section(cells: shared.Cells, fields: xr.Dataset, planted: xr.Dataset 
 
     Parameters
     ----------
-    cells : Cells
     fields : Dataset (voxel)
         ``polar_angle, eccentricity, size`` (`neuroenc.encoders.readout.retinotopy`); the attribute ``cell``.
     planted : Dataset (voxel), optional

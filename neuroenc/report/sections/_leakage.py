@@ -24,10 +24,6 @@ def leakage_section(leakage: Mapping[str, Any]) -> Section:
         (``set, n_test, median_r``), ``level`` (similarity of near duplicates), optionally ``pairs`` (``stimulus,
         nearest, similarity``) and their ``pictures`` (pair, 2, y, x, 3), uint8.
 
-    Returns
-    -------
-    Section
-
     Examples
     --------
     >>> table = pd.DataFrame({"space": "pixels", "stimulus": list("abc"), "nearest": "z", "near": False,

@@ -21,10 +21,6 @@ def learning_section(table: pd.DataFrame, laws: pd.DataFrame | None = None) -> S
     laws : DataFrame, optional
         ``method, twice, expected_at_twice, why_not``: what a power law foretells for twice as many stimuli.
 
-    Returns
-    -------
-    Section
-
     Examples
     --------
     >>> table = pd.DataFrame({"method": "ridge", "size": [50, 100], "explained_variance": [0.1, 0.2]})

@@ -198,13 +198,7 @@ register(Codec("prior", WeightPrior, "", lambda p, x: x.save(p), WeightPrior.loa
 
 
 def read_matrix(path: str | os.PathLike[str], what: str) -> xr.DataArray:
-    """One labelled array from a file; features become (stimulus, feature).
-
-    Raises
-    ------
-    DataError
-        There is no such file, or it holds something else.
-    """
+    """One labelled array from a file; features become (stimulus, feature)."""
     check_array(path, what)
     found = load_labelled(path, what)
     try:

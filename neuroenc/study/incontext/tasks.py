@@ -90,18 +90,12 @@ def v4_tasks(
         Queries are drawn at random, or the last pictures of the session.
     seed : int
         Of the queries.
-    progress : bool
 
     Returns
     -------
     TransferTasks
         Training: one subject a session of the other animal; test: one a session of the animal. ``info``:
         ``n_removed`` (training pictures that the animal saw too), ``variance_kept``, ``n_features``, ``seed``.
-
-    Raises
-    ------
-    ConfigError
-        An animal or session does not exist.
 
     Notes
     -----
@@ -235,13 +229,7 @@ class _Reduction:
 
 
 def with_queries(subject: TaskSubject, n_query: int, seed: int, order: str = "shuffled") -> TaskSubject:
-    """The subject with some of its stimuli, drawn at random or the last ones, as queries.
-
-    Raises
-    ------
-    ConfigError
-        Too few would be left.
-    """
+    """The subject with some of its stimuli, drawn at random or the last ones, as queries."""
     n = len(subject.Y)
     if not 2 <= n_query <= n - 20:
         raise ConfigError(
@@ -284,7 +272,6 @@ def world_tasks(
         to do with the training subjects' voxels, at the same ncsnr.
     own : float
         Share of a voxel's signal along a direction of its own; see `simulate_cortex`.
-    progress : bool
 
     Returns
     -------

@@ -55,13 +55,7 @@ def stage_of(config: IncontextConfig, name: str) -> Any:
 
 
 def training_stage(config: IncontextConfig, name: str) -> TrainingStage:
-    """A stage as training takes it.
-
-    Raises
-    ------
-    ConfigError
-        Settings that do not fit together.
-    """
+    """A stage as training takes it."""
     known = {f.name for f in dataclasses.fields(TrainingStage)}
     try:
         return make_stage(name, **stage_of(config, name).model_dump(include=known))

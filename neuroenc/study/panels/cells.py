@@ -24,8 +24,6 @@ def score_source(X: np.ndarray, material: Material, panel: PanelConfig) -> pd.Da
     ----------
     X : array (stimulus, feature), float32
         Rows in the order of the material's stimuli.
-    material : Material
-    panel : PanelConfig
 
     Returns
     -------

@@ -32,7 +32,6 @@ class Material:
 
     Attributes
     ----------
-    source : SourceConfig
     stimuli : Stimuli
         The drawn ones, with pictures, captions or both.
     responses : DataArray (stimulus, voxel) or None
@@ -46,7 +45,6 @@ class Material:
     folds : list of (train, test)
     rsa, half : array
         Positions of stimuli whose dissimilarities count; which half each stimulus is in.
-    galleries : Galleries or None
     """
 
     source: SourceConfig
@@ -69,27 +67,14 @@ def absent(source: SourceConfig, mirror: Any) -> str:
 
 
 class Loader:
-    """Loads sources of a panel; what several of them share is read once.
-
-    Parameters
-    ----------
-    panel : PanelConfig
-    mirror : path, optional
-    progress : bool
-    """
+    """Loads sources of a panel; what several of them share is read once."""
 
     def __init__(self, panel: PanelConfig, mirror: Any = None, progress: bool = False) -> None:
         self.panel, self.mirror, self.progress = panel, mirror, progress
         self._known: dict[str, Any] = {}
 
     def load(self, source: SourceConfig) -> Material:
-        """The material of one source.
-
-        Raises
-        ------
-        ChecksumError
-            Data or splits are not those that the panel was frozen with.
-        """
+        """The material of one source."""
         found = self._data(source)
         stimuli = self._with_words(found.stimuli, source)
         rng = np.random.default_rng([self.panel.seed, len(stimuli)])

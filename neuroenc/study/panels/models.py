@@ -46,13 +46,7 @@ class PanelModel:
     pooling: int = 4
 
     def features(self, stimuli: Stimuli) -> xr.DataArray:
-        """Features (stimulus, feature) of these stimuli; maps and tokens in cells, side by side.
-
-        Raises
-        ------
-        DataError
-            A file does not have them all, or a space was trained on some.
-        """
+        """Features (stimulus, feature) of these stimuli; maps and tokens in cells, side by side."""
         if self.stored is not None:
             known = set(self.stored["stimulus"].values.astype(str))
             lost = [str(i) for i in stimuli.ids if str(i) not in known]
@@ -136,13 +130,6 @@ def open_models(
         folder of a trained space; or a file of features (.nc, .zarr), whose attribute ``stimuli`` may be "words".
     pooling : int
         Cells a side of layers with places.
-    device : str
-    progress : bool
-
-    Raises
-    ------
-    ConfigError
-        No model, one that stands twice, or an unknown name or layer (the nearest is told).
     """
     if not specs:
         raise ConfigError(
@@ -192,13 +179,7 @@ def _open(spec: str, pooling: int, device: str, progress: bool) -> list[PanelMod
 
 
 def finite(features: xr.DataArray) -> np.ndarray:
-    """Values (stimulus, feature) as float32.
-
-    Raises
-    ------
-    DataError
-        Some are not finite.
-    """
+    """Values (stimulus, feature) as float32."""
     values = np.asarray(features.values, dtype=np.float32)
     if not np.isfinite(values).all():
         raise DataError(f"{int((~np.isfinite(values)).sum())} of {values.size} features are not finite")

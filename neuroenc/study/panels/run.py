@@ -252,13 +252,7 @@ def panel_text(cells: pd.DataFrame, ranks: pd.DataFrame) -> str:
 
 
 def read_cells(path: Folder) -> pd.DataFrame:
-    """Rows of a panel.csv, columns that it lacks empty.
-
-    Raises
-    ------
-    DataError
-        No such file, or columns are missing.
-    """
+    """Rows of a panel.csv, columns that it lacks empty."""
     table = read_table(path, ["model", "task", "score"], optional=CELLS, what="panel table")
     for name in _NUMBERS:
         table[name] = numbers(table, name, path, missing=("",)) if name in table else np.nan

@@ -215,13 +215,7 @@ def load_decoder(name: str, space: str, width: int, tokenizer: str = "") -> Any:
 def make_decoder(
     config: CaptionsConfig, texts: Texts | None, embed_text: Callable[[list[str]], np.ndarray], seed: int
 ) -> Decoder:
-    """Retrieval, keywords, a prefix language model, or one that keeps to the phrases of a corpus.
-
-    Raises
-    ------
-    ConfigError
-        A caption bank is needed and the bank's images have no captions, or the captioner is of another space.
-    """
+    """Retrieval, keywords, a prefix language model, or one that keeps to the phrases of a corpus."""
     d = config.decoder
     lexicon = load_lexicon()
     without = [word for concept in d.without for word in lexicon[concept]]
@@ -275,7 +269,6 @@ class Contents:
         Weights, intercepts and penalties.
     rows : str
         Features and responses of every subject, fitted on and held out.
-    scores : str
     bank : str
         Embeddings and ids of the bank, and the captions of its images.
     writing : str

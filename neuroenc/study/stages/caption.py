@@ -215,7 +215,6 @@ class Readings:
         What phrases are compared with; None where they are not checked.
     sampled : bool array (voxel,)
         Voxels on which stability is measured.
-    n_passed : int
     """
 
     key: str

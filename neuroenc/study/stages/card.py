@@ -36,8 +36,6 @@ def make_card(
 
     Parameters
     ----------
-    config : StudyConfig
-    one : Subject
     space : str
         Feature space, one of ``features``.
     features : mapping of str to FeaturesConfig

@@ -28,13 +28,7 @@ def set_names(n: int, sets: list[tuple[str, np.ndarray]]) -> np.ndarray:
 
 
 def distant_folds(study: Study, one: Subject) -> tuple[list[Fold], np.ndarray]:
-    """Folds of the schemes that read more than the responses, and the test set (row,) of each row.
-
-    Raises
-    ------
-    ConfigError, DataError
-        No such space, column or set, a set that nobody saw, or a stimulus that is tested twice.
-    """
+    """Folds of the schemes that read more than the responses, and the test set (row,) of each row."""
     config, seed, responses = study.config.evaluation, study.config.seed, one.responses
     ids, n = responses["stimulus"].values.astype(str), len(responses)
     if config.scheme == "file":

@@ -37,7 +37,6 @@ class Subject:
 
     Attributes
     ----------
-    name : str
     responses : DataArray (row, voxel)
         What encoders are fitted to: z-scored, repeats averaged unless runs or sessions are left out.
     single : DataArray (row, voxel)
@@ -46,7 +45,6 @@ class Subject:
         Raw repeats, where the data set brings them beside averaged responses.
     truth : Dataset or None
         Of simulated cortex.
-    animal : str
     """
 
     name: str
@@ -177,13 +175,7 @@ def load_series(config: FeaturesConfig, responses: xr.DataArray) -> xr.DataArray
 
 
 def load_data(config: DataConfig, mirror: str | None = None, progress: bool = True, **options: Any) -> EncodingData:
-    """Responses and stimuli that ``[data]`` names; ``options`` of a data set are beside those of the config.
-
-    Raises
-    ------
-    DataError, ConfigError
-        Files are missing or are not what they should be.
-    """
+    """Responses and stimuli that ``[data]`` names; ``options`` of a data set are beside those of the config."""
     if config.name:
         found = data.load_dataset(config.name, mirror=mirror, progress=progress, **config.options, **options)
         if found.responses is None:
@@ -209,13 +201,7 @@ def _own_responses(config: DataConfig) -> xr.DataArray:
 
 
 def sample_labels(config: DataConfig) -> dict[str, Any]:
-    """Labels of the rows by name, of ``[data] samples``: text, and whole numbers of sessions, runs and repeats.
-
-    Raises
-    ------
-    DataError
-        No such table, no column ``stimulus``, an empty cell, or a number that is not whole.
-    """
+    """Labels of the rows by name, of ``[data] samples``: text, and whole numbers of sessions, runs and repeats."""
     table = read_table(config.samples, ["stimulus"], optional=_SAMPLES, what="[data] samples")
     labels: dict[str, Any] = {}
     for name in _SAMPLES:
@@ -265,13 +251,7 @@ def _captions(path: str, ids: np.ndarray) -> tuple[tuple[str, ...], ...]:
 
 
 def prepare_responses(found: EncodingData, config: DataConfig, keep_presentations: bool) -> xr.DataArray:
-    """Z-score, and average repeats of a stimulus unless folds need single presentations.
-
-    Raises
-    ------
-    DataError
-        Responses whose sessions are not z-scored although they say so, or NaN voxels.
-    """
+    """Z-score, and average repeats of a stimulus unless folds need single presentations."""
     responses = found.responses
     assert responses is not None
     if responses.size and bool((responses.data == responses.data[:1]).all()):
@@ -376,11 +356,6 @@ def join_features(parts: Mapping[str, xr.DataArray], grid: int) -> xr.DataArray:
     """Feature spaces side by side, along channels of maps of ``grid`` x ``grid`` cells, or along features.
 
     A vector is the same in every cell. The coordinate ``space`` tells which space a channel is of.
-
-    Raises
-    ------
-    DataError
-        Spaces of different stimuli, or tokens, which have no place.
     """
     first = next(iter(parts.values()))
     arrays, labels = [], []
@@ -468,13 +443,7 @@ def _pixels(stimuli: Stimuli, size: int) -> xr.DataArray:
 
 
 def load_features(config: FeaturesConfig) -> xr.DataArray:
-    """Features of one's own, of a .nc or .zarr, or of a .npy whose rows a table names.
-
-    Raises
-    ------
-    DataError
-        Files that are not what they should be, or rows of one stimulus that differ.
-    """
+    """Features of one's own, of a .nc or .zarr, or of a .npy whose rows a table names."""
     path = Path(config.file)
     if path.suffix != ".npy":
         return data.validate_features(load_labelled(path, "[features] file"))
@@ -492,13 +461,7 @@ def load_features(config: FeaturesConfig) -> xr.DataArray:
 
 
 def load_labelled(path: str | os.PathLike[str], what: str) -> xr.DataArray:
-    """The one labelled array of a file.
-
-    Raises
-    ------
-    DataError
-        It holds something else.
-    """
+    """The one labelled array of a file."""
     found = data.load(path)
     if not isinstance(found, xr.DataArray):
         raise DataError(f"{what} {path} holds a {type(found).__name__}; expected one DataArray, as data.save writes.")
@@ -521,13 +484,7 @@ def check_array(path: str | os.PathLike[str], what: str) -> None:
 
 
 def feature_rows(config: FeaturesConfig, where: str = "[features]") -> tuple[np.ndarray, np.ndarray]:
-    """Values of a .npy, mapped into memory, and the stimulus of each row.
-
-    Raises
-    ------
-    DataError
-        No numbers, or a table of another length.
-    """
+    """Values of a .npy, mapped into memory, and the stimulus of each row."""
     values = _load_numbers(config.file, f"{where} file", range(2, 33), "one row a stimulus")
     ids = read_table(config.samples, ["stimulus"], what=f"{where} samples")["stimulus"].to_numpy(dtype=str)
     if len(ids) != len(values):

@@ -55,15 +55,7 @@ class Known:
 
 
 def read_prior(where: str) -> Known:
-    """The prior of ``[plan]``: of an in-context model, of a folder, of another subject's encoder, or none.
-
-    Raises
-    ------
-    DataError
-        There is no such thing; the nearest name is told.
-    ConfigError
-        A model that has no prior.
-    """
+    """The prior of ``[plan]``: of an in-context model, of a folder, of another subject's encoder, or none."""
     folder = Path(where)
     if where == "none":
         return Known(None, "none", {})

@@ -25,7 +25,6 @@ def channel_spaces(spaces: Any, n_channels: int) -> tuple[list[str], list[int]]:
     ----------
     spaces : int, mapping, sequence of str or None
         Number of blocks of channels of equal size, sizes by name, or the name of every channel; None is one space.
-    n_channels : int
 
     Examples
     --------
