@@ -204,7 +204,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
 
 
 def output_folder(path: str | os.PathLike[str]) -> Path:
-    """Make a folder for results, or take the one of a run that goes on; what a killed run left half-written is removed."""
+    """Make a folder for results, or take that of a run that goes on; what a killed run left half-written is removed."""
     folder = Path(path)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -107,10 +107,6 @@ def caption_voxels(
         What is called with the weights, the bank and these settings; :func:`project` is the softmax. Another one
         reads the bank for itself.
 
-    Returns
-    -------
-    CaptionResult
-
     Raises
     ------
     DataError
@@ -357,10 +353,6 @@ class Captioner:
         projected : tuple of (Dataset, DataFrame), optional
             Projection and evidence of just the voxels that pass the gate, where they are known: the bank is then not
             read.
-
-        Returns
-        -------
-        CaptionStudy
 
         Raises
         ------

@@ -214,10 +214,6 @@ class CaptionStudy:
 
         It says what ``settings`` says and nothing else: a part without settings has no sentence.
 
-        Returns
-        -------
-        str
-
         Examples
         --------
         >>> study = CaptionStudy(
@@ -283,12 +279,7 @@ class CaptionStudy:
         return failed.where(measured, None)
 
     def judged(self) -> CaptionStudy:
-        """The study with its `verdicts` in ``quality``, and the `failed_controls` in the column ``fails`` of captions.
-
-        Returns
-        -------
-        CaptionStudy
-        """
+        """The study with its `verdicts` in ``quality``, and `failed_controls` in the column ``fails`` of captions."""
         failed, captions = self.failed_controls(), self.captions
         if not failed.isna().all():
             # A voxel's best caption is judged; those of lower rank are not.

@@ -41,10 +41,6 @@ def save(obj: xr.DataArray | xr.Dataset, path: str | os.PathLike[str]) -> Path:
     path : path ending in .nc or .zarr
         Replaced only when the new file is complete.
 
-    Returns
-    -------
-    Path
-
     Raises
     ------
     DataError

@@ -93,10 +93,6 @@ class BasisTransform(TransformerMixin, BaseEstimator):
         Z_new : array (n_stimuli, n)
         Z_old : array (n_stimuli, m)
             Labelled features must list the same stimuli in the same order.
-
-        Returns
-        -------
-        self
         """
         extra = check_whole("extra", self.extra, least=0)
         hidden, turns = check_whole("n_hidden", self.n_hidden, least=0), check_whole("n_iterations", self.n_iterations)

@@ -169,10 +169,6 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         X : array (n, feature)
         y : array (n, voxel) or (n,)
         sample_weight : array (n,), optional
-
-        Returns
-        -------
-        float
         """
         predicted = np.asarray(self.predict(X))
         measured = measured_responses(self._label_source(X), y, predicted.shape, self._voxels_, self._space_)
@@ -219,10 +215,6 @@ class LinearEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
             ``card``. The README is written from it.
         dtype : {"float32", "float16"}
             "float16" keeps weights in half precision, to be shared: half the size, and every weight to three digits.
-
-        Returns
-        -------
-        Path
 
         Raises
         ------

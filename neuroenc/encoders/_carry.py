@@ -71,10 +71,6 @@ def carry_over(encoder: Any, transform: BasisTransform, way: str = "basis") -> C
         Least squares predicts responses at least as well; the basis way reads them off vectors that also hold the new
         backbone whole.
 
-    Returns
-    -------
-    CarriedEncoder
-
     Examples
     --------
     >>> from neuroenc.encoders import RidgeEncoder

@@ -65,10 +65,6 @@ class Delayer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X : array (n, feature), numpy or labelled
         y, groups : ignored
-
-        Returns
-        -------
-        self
         """
         check_delays(self.delays)
         validate_data(self, X.values if isinstance(X, xr.DataArray) else X, dtype=[np.float32, np.float64])

@@ -32,10 +32,6 @@ def transform_stimuli(stimuli: Stimuli, kind: str, amount: Any) -> Stimuli:
     amount : (float, float) or float
         Shares of width and height (right and down), a factor, or degrees (counter-clockwise).
 
-    Returns
-    -------
-    Stimuli
-
     Examples
     --------
     >>> from neuroenc.data import simulate_world

@@ -244,7 +244,7 @@ def pull_encoder(
 
 
 def read_index(library: str | os.PathLike[str]) -> dict[str, Any]:
-    """Encoders of a library by name: ``title, subject, n_voxels, median_r`` and ``files`` with ``sha256`` and ``size``."""
+    """Encoders of a library by name: ``title, subject, n_voxels, median_r``; ``files`` with ``sha256, size``."""
     where = f"{os.fspath(library).rstrip('/')}/{INDEX}"
     if where.startswith("hf://"):
         raise ConfigError("hf://USER/NAME is one encoder, no library. Next step: neuroenc encoder pull hf://USER/NAME.")

@@ -117,10 +117,6 @@ class DistilledRanker(PairRanker):
             Of the teacher; NaN for pairs that it was not asked for.
         progress : bool
 
-        Returns
-        -------
-        self
-
         Raises
         ------
         DataError
@@ -284,10 +280,6 @@ def distill_ranker(teacher: Any, queries: Any, candidates: Any, **settings: Any)
         To learn from; those of another search may be others.
     **settings
         Of :class:`DistilledRanker`.
-
-    Returns
-    -------
-    DistilledRanker
 
     References
     ----------

@@ -222,10 +222,6 @@ def mine_hard_negatives(
         The hardest of those that are left, or a random choice of them.
     seed : int
 
-    Returns
-    -------
-    HardNegatives
-
     Raises
     ------
     DataError
@@ -383,10 +379,6 @@ def hard_gallery(
         Ids that belong to each query.
     size : int
         Candidates a gallery, positives included.
-
-    Returns
-    -------
-    Galleries
 
     Raises
     ------

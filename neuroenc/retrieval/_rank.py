@@ -192,10 +192,6 @@ class CrossRanker(PairRanker):
         progress : bool
             Show a progress bar.
 
-        Returns
-        -------
-        self
-
         Raises
         ------
         DataError

@@ -262,10 +262,6 @@ def as_bank(source: Any, ids: Sequence[str] | np.ndarray | None = None) -> Embed
     ids : sequence of str, length n, optional
         Ids of the rows; default is the stimulus coordinate, else the row number as text.
 
-    Returns
-    -------
-    EmbeddingBank
-
     Raises
     ------
     DataError

@@ -333,10 +333,6 @@ def subject_ceiling(responses: Any, *, unit: str, max_memory: int | str = MAX_ME
     max_memory : int or str
         Bytes ("1GB") that the working copies may take.
 
-    Returns
-    -------
-    SubjectCeiling
-
     Raises
     ------
     ValueError

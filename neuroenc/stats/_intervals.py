@@ -352,11 +352,6 @@ def crossed_interval(
     -------
     low, high, p : array (n_columns,), or scalars
 
-    Raises
-    ------
-    ValueError
-        As `sample_interval`.
-
     References
     ----------
     Owen (2007), Ann. Appl. Stat. 1:386. Schütt et al. (2023), eLife 12:e82566.

@@ -68,10 +68,6 @@ def fit_power_law(sizes: Any, scores: Any, tolerance: float = 0.01) -> PowerLaw:
     tolerance : float
         In units of the scores.
 
-    Returns
-    -------
-    PowerLaw
-
     Raises
     ------
     DataError

@@ -207,10 +207,6 @@ def select_panel(
         Random panels of the same size (and, with ``factors``, of as many tasks of each combination of values) among
         the reliable tasks; resamples of models.
 
-    Returns
-    -------
-    SelectedPanel
-
     Raises
     ------
     DataError

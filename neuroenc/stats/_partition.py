@@ -95,10 +95,6 @@ def partition_variance(
     tolerance : float
         Differences up to this are not flagged.
 
-    Returns
-    -------
-    Partition
-
     Raises
     ------
     ValueError

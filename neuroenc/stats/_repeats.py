@@ -68,11 +68,6 @@ def variance_components(
     signal, noise : array (n_voxels,), float64, squared unit of the responses
         NaN for constant voxels and voxels without repeats.
 
-    Raises
-    ------
-    ValueError
-        As `ncsnr`.
-
     Examples
     --------
     >>> import numpy as np

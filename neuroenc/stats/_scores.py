@@ -77,22 +77,10 @@ def pearson_r(y: Any, yhat: Any, *, max_memory: int | str = MAX_MEMORY) -> Float
 
     Parameters, missing values and errors as in `score`.
 
-    Parameters
-    ----------
-    y, yhat : array (n_samples, n_voxels) or (n_samples,)
-        Measured and predicted responses.
-    max_memory : int or str
-        Bytes ("1GB") that the working copies may take.
-
     Returns
     -------
     array (n_voxels,), float64
         In [-1, 1]; NaN where ``y`` or ``yhat`` is constant.
-
-    Raises
-    ------
-    ValueError
-        As `score`.
 
     Examples
     --------
@@ -112,22 +100,12 @@ def r2_score(y: Any, yhat: Any, *, max_memory: int | str = MAX_MEMORY) -> Floats
     bound, and is not the square of `pearson_r`. Where scikit-learn gives 0 or 1 for constant ``y``, this
     is NaN.
 
-    Parameters
-    ----------
-    y, yhat : array (n_samples, n_voxels) or (n_samples,)
-        Measured and predicted responses, same unit.
-    max_memory : int or str
-        Bytes ("1GB") that the working copies may take.
+    Parameters, missing values and errors as in `score`.
 
     Returns
     -------
     array (n_voxels,), float64
         At most 1; NaN where ``y`` is constant.
-
-    Raises
-    ------
-    ValueError
-        As `score`.
 
     Examples
     --------
@@ -146,22 +124,12 @@ def explained_variance(y: Any, yhat: Any, *, max_memory: int | str = MAX_MEMORY)
     The ratio does not depend on whether both variances are divided by n or n - 1.
     ``EV - R2 = (mean(yhat) - mean(y))**2 / Var(y)`` with the biased variance.
 
-    Parameters
-    ----------
-    y, yhat : array (n_samples, n_voxels) or (n_samples,)
-        Measured and predicted responses, same unit.
-    max_memory : int or str
-        Bytes ("1GB") that the working copies may take.
+    Parameters, missing values and errors as in `score`.
 
     Returns
     -------
     array (n_voxels,), float64
         At most 1; NaN where ``y`` is constant.
-
-    Raises
-    ------
-    ValueError
-        As `score`.
 
     Examples
     --------

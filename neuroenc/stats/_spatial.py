@@ -296,10 +296,6 @@ def compare_maps(
     n, assign, min_overlap, edges, seed
         Of `spatial_null`.
 
-    Returns
-    -------
-    MapComparison
-
     Raises
     ------
     DataError

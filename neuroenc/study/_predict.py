@@ -182,10 +182,6 @@ def load_predictor(
         Keep features in NEUROENC_CACHE, and take them from there.
     progress : bool
 
-    Returns
-    -------
-    Predictor
-
     Raises
     ------
     DataError

@@ -69,10 +69,6 @@ def search_vocabulary(captions: Iterable[str], more: Iterable[str] = (), n: int 
     n : int
         At most so many.
 
-    Returns
-    -------
-    list of str
-
     Examples
     --------
     >>> search_vocabulary(["a brown dog", "the brown dogs run"], n=4)

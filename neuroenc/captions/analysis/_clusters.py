@@ -104,10 +104,6 @@ def cluster_voxels(
         Resamples of voxels for the stability, and Gaussian clouds for p; 0 leaves them NaN.
     seed : int
 
-    Returns
-    -------
-    VoxelClusters
-
     Raises
     ------
     DataError

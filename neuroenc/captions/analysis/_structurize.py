@@ -196,10 +196,6 @@ def structurize(
         Most aspects, and captions shown of each.
     seed : int
 
-    Returns
-    -------
-    StructuredCaptions
-
     Raises
     ------
     DataError

@@ -218,10 +218,6 @@ def grounded_decode(
     coef, intercept : optional
         As in :class:`Decoder`.
 
-    Returns
-    -------
-    GroundedCaptions
-
     Raises
     ------
     ConfigError

@@ -51,10 +51,6 @@ def preference_pairs(
         Pairs, at most, drawn at random.
     seed : int
 
-    Returns
-    -------
-    list of PreferencePair
-
     Examples
     --------
     >>> import pandas as pd
@@ -201,10 +197,6 @@ def train_preferences(
     seed : int
         Of the order.
 
-    Returns
-    -------
-    PreferenceTraining
-
     Raises
     ------
     DataError
@@ -339,10 +331,6 @@ def train_grounded(
     seed : int
     **training
         Of :func:`train_preferences`.
-
-    Returns
-    -------
-    GroundedTraining
 
     Raises
     ------

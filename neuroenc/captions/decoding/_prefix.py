@@ -383,10 +383,6 @@ class PrefixDecoder:
         dtype : {"float32", "float16", "bfloat16"}
             Of the weights in the file.
 
-        Returns
-        -------
-        Path
-
         Raises
         ------
         ConfigError

@@ -140,10 +140,6 @@ def train_prefix(
         Steps.
     progress : bool
 
-    Returns
-    -------
-    PrefixTraining
-
     Raises
     ------
     ConfigError

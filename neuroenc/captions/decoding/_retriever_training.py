@@ -74,10 +74,6 @@ def train_retriever(
     **training
         Further arguments of :func:`train_prefix`.
 
-    Returns
-    -------
-    PrefixTraining
-
     Raises
     ------
     DataError

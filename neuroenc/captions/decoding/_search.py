@@ -82,10 +82,6 @@ def beam_search(
         ``constraint(tokens (rows, t), items (rows,)) -> bool (rows, V)``, True where a token may come next; asked
         for growing hypotheses only. Probabilities are not normalised again. One that may go nowhere dies.
 
-    Returns
-    -------
-    Hypotheses
-
     Raises
     ------
     ConfigError

@@ -384,10 +384,6 @@ class SyntacticDistanceParser:
             Default that of the training.
         seed : int
             Of which words are hidden: the same for every model.
-
-        Returns
-        -------
-        float
         """
         net = self._fitted(parses=False)
         words = [words_of(t, self._pattern)[: self.max_length] for t in check_texts(captions, "captions")]

@@ -253,10 +253,6 @@ def write_assembly(
     time_bin : (start, end), optional
         Milliseconds; adds the dimension time_bin, of one bin.
 
-    Returns
-    -------
-    list of Path
-
     Raises
     ------
     ConfigError, DataError

@@ -156,10 +156,6 @@ def train_space(
         ``width`` of the pictures and ``size`` of the letters, pixels; ``typos``, the share of letters that are
         mistyped, and ``variants``, how many misspelt forms of each text there are.
 
-    Returns
-    -------
-    TextEmbedder
-
     Raises
     ------
     ConfigError

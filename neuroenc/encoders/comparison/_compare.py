@@ -335,10 +335,6 @@ def compare(
     say : callable, optional
         Callback for progress messages.
 
-    Returns
-    -------
-    Comparison
-
     Raises
     ------
     ConfigError

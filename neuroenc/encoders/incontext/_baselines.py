@@ -326,10 +326,6 @@ class PaperRidge(LinearEncoder):
         X : array (n, feature)
         y : array (n, voxel) or (n,)
 
-        Returns
-        -------
-        self
-
         Raises
         ------
         DataError

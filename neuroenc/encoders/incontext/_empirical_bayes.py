@@ -190,10 +190,6 @@ class EmpiricalBayesRidge(LinearEncoder):
             Support features: numpy, torch or labelled.
         y : array (n, voxel) or (n,)
             Support responses; NaN where missing.
-
-        Returns
-        -------
-        self
         """
         one_of("estimate", self.estimate, ("average", "max"))
         one_of("adapt", self.adapt, ("population", "none"))

@@ -189,10 +189,6 @@ class InContextEncoder(LinearEncoder):
         sample_weight : array (support,), optional
             How often each image counts: 2 is the same as giving it twice, 0 as leaving it out. How noisy a trial is
             (``robust``), and which response is an outlier (``clip``), is found from every image once.
-
-        Returns
-        -------
-        self
         """
         one_of("pool", self.pool, ("voxels", "none"))
         one_of("robust", self.robust, ("shared", "none"))

@@ -123,10 +123,6 @@ def support_ensemble(
     seed : int
     progress : bool
 
-    Returns
-    -------
-    SupportEnsemble
-
     Notes
     -----
     The interval is for the noiseless response :math:`w \cdot x + b` (or a weight), not for a single trial, in the mean

@@ -71,10 +71,6 @@ def weight_components(coef: Any, n: int = 3, *, weight: Any = None) -> WeightCom
     weight : array (voxel,), optional
         How much a voxel counts, such as its prediction accuracy (negative is 0).
 
-    Returns
-    -------
-    WeightComponents
-
     Examples
     --------
     >>> import numpy as np

@@ -300,10 +300,6 @@ class InContextModel(nn.Module):
             Levels of all voxels of a subject, from `pooled_prior` (anchored models).
         covariance : bool
             Give the posterior covariance, too (anchored models).
-
-        Returns
-        -------
-        VoxelWeights
         """
         if self.gain is not None and not self.config.silent:
             return self._refined(x, y, log_weight, covariance)

@@ -40,10 +40,6 @@ def save_model(model: InContextModel, path: str | os.PathLike[str], **record: An
     path : path
     **record
         What to remember with it: training data, settings.
-
-    Returns
-    -------
-    Path
     """
     config = model.describe()
     kinds = sorted({str(v.dtype) for v in model.state_dict().values() if v.dtype != torch.float32})

@@ -414,10 +414,6 @@ class StreamingSession:
         x : array (feature,) or (n, feature)
         y : array (voxel,) or (n, voxel)
             Responses, z-scored as in training; labelled voxels are remembered.
-
-        Returns
-        -------
-        self
         """
         if isinstance(x, xr.DataArray) and isinstance(y, xr.DataArray) and x.ndim == y.ndim == 2:
             align(x, y)

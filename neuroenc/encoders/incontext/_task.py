@@ -53,10 +53,6 @@ def region_embedding(
         Of the fit.
     seed : int
 
-    Returns
-    -------
-    TaskEmbedding
-
     Raises
     ------
     ConfigError, DataError

@@ -122,10 +122,6 @@ def make_stage(name: str | Stage, **changes: Any) -> Stage:
     **changes
         Settings of `Stage`.
 
-    Returns
-    -------
-    Stage
-
     Raises
     ------
     ConfigError
@@ -287,10 +283,6 @@ def validation_episodes(
         Voxels and query trials of an episode, and episodes of a size.
     seed : int
 
-    Returns
-    -------
-    list of Episode
-
     Examples
     --------
     >>> import numpy as np
@@ -349,10 +341,6 @@ def train_stage(
         Stop after that long; where it stops depends on the machine.
     **changes
         Settings of the stage; see `Stage`.
-
-    Returns
-    -------
-    TrainedStage
 
     Raises
     ------

@@ -127,10 +127,6 @@ class BandedRidgeEncoder(BandsEncoder):
             As in `RidgeEncoder`; of dask arrays the search runs where dask computes, the last solution here.
         groups : array (n,), optional
             As in `RidgeEncoder`.
-
-        Returns
-        -------
-        self
         """
         one_of("nan_voxels", self.nan_voxels, ("raise",))
         parts, values, Y, dtype, folds = self._prepare(X, y, groups)

@@ -140,10 +140,6 @@ class RidgeEncoder(LinearEncoder):
             decomposed, in the calling process.
         groups : array (n,), optional
             Rows of a group stay on one side of every fold, with a number of folds (`GroupKFold`) or a splitter.
-
-        Returns
-        -------
-        self
         """
         one_of("scoring", self.scoring, SCORINGS)
         one_of("solver", self.solver, ("auto", "primal", "dual"))
@@ -320,11 +316,6 @@ def ridge_residuals(X: Any, Y: Any, alpha: Any, *, standardise: bool = False) ->
     -------
     ndarray (n, voxel), float64
         In units of the responses; 0 where a row cannot be told from those it is predicted by.
-
-    Raises
-    ------
-    DataError
-        As `ridge_weights`.
 
     References
     ----------

@@ -177,11 +177,6 @@ class StackedEncoder(BandsEncoder):
     best_score_ : ndarray (voxel,)
         Out-of-fold R2 of the combination; a little optimistic, because penalties and weights were chosen by it.
 
-    Raises
-    ------
-    DataError
-        As `BandedRidgeEncoder`.
-
     References
     ----------
     Wolpert (1992), Neural Networks 5:241. Breiman (1996), Mach. Learn. 24:49. Lin, Naselaris, Kay & Wehbe (2024),
@@ -223,10 +218,6 @@ class StackedEncoder(BandsEncoder):
             As in `RidgeEncoder`.
         groups : array (n,), optional
             As in `RidgeEncoder`.
-
-        Returns
-        -------
-        self
         """
         parts, values, Y, dtype, folds = self._prepare(X, y, groups)
         # Folds are decided; rows need no labels any more, which would be checked against them once for every space.

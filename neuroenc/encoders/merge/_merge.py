@@ -189,10 +189,6 @@ def learn_merge(
     seed : int
         Of whatever is random in ``loss`` through torch.
 
-    Returns
-    -------
-    Merged
-
     Raises
     ------
     ConfigError

@@ -217,10 +217,6 @@ class FittedReadout(LinearEncoder):
         context : array, optional
             As in `fit`.
 
-        Returns
-        -------
-        self
-
         Raises
         ------
         ConfigError
@@ -479,10 +475,6 @@ class ReadoutEncoder(FittedReadout):
             What content-dependent readouts look at; default the maps themselves.
         fixed_epochs : int or sequence of float, optional
             Train on all rows for that many epochs, without validation. The closed form does not need it.
-
-        Returns
-        -------
-        self
         """
         begin = time.perf_counter()
         one_of("solver", self.solver, ("auto", "closed", "gradient"))

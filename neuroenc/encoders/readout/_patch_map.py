@@ -215,10 +215,6 @@ class PatchUpsampler:
         masks : array of bool (n, object, scale * H, scale * W)
             Where each object is; no place at all where a picture does not show it.
 
-        Returns
-        -------
-        self
-
         Raises
         ------
         DataError

@@ -461,10 +461,6 @@ def train(
         Rows of one pass in validation; default ``batch_size``.
     progress : bool
 
-    Returns
-    -------
-    TrainResult
-
     Raises
     ------
     ConfigError

@@ -122,10 +122,6 @@ def comparison_sections(
         Of the run, for the first line: ``n_stimuli``, ``best_cell`` (on validation rows), ``q_level``.
     progress : bool
 
-    Returns
-    -------
-    list of Section
-
     Raises
     ------
     DataError

@@ -44,10 +44,6 @@ def group_sections(
     level : float
         Of the family-wise error and the false discovery rate.
 
-    Returns
-    -------
-    list of Section
-
     Raises
     ------
     DataError

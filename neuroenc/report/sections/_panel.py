@@ -25,10 +25,6 @@ def panel_sections(cells: pd.DataFrame, ranks: pd.DataFrame) -> list[Section]:
     ranks : DataFrame
         ``track`` and the columns of `neuroenc.stats.borda`; may be empty.
 
-    Returns
-    -------
-    list of Section
-
     Raises
     ------
     DataError

@@ -42,10 +42,6 @@ def planning_sections(
     sheet, open_sheet : bytes, optional
         From `contact_sheet`: the pictures of ``table``, and of ``least_covered``.
 
-    Returns
-    -------
-    list of Section
-
     Examples
     --------
     >>> table = pd.DataFrame({"place": [1, 2], "stimulus": ["a", "b"], "explained_variance": [0.1, 0.2], "low": 0.0,
@@ -220,10 +216,6 @@ def contact_sheet(stimuli: Any, names: Sequence[str], *, numbers: bool = True) -
         Ids in their order, from left to right and top to bottom; the first 200 are drawn.
     numbers : bool
         Whether each bears its place, from 1.
-
-    Returns
-    -------
-    bytes
 
     Examples
     --------

@@ -154,10 +154,6 @@ def prediction_section(
     endings : sequence of str
         Of files that are read, such as ".png".
 
-    Returns
-    -------
-    Section
-
     Examples
     --------
     >>> section = prediction_section(["world-s1"])

@@ -37,10 +37,6 @@ def support_sections(
     numbers : mapping, optional
         Of the run, for the first line: ``n_subjects, n_voxels, n_draws, relative_gain, gain_size, gain_baseline``.
 
-    Returns
-    -------
-    list of Section
-
     Examples
     --------
     >>> curve = pd.DataFrame({"method": "ridge", "group": "all", "size": [20, 50], "explained_variance": [0.1, 0.2]})

@@ -404,7 +404,7 @@ def _template_fields(study: Study, fields: xr.Dataset, width: float) -> xr.Datas
 
 
 def transfer(study: Study, found: Comparison) -> xr.Dataset:
-    """Transfer between the subjects (or sessions, or tasks) of a comparison, by ridge on the best space that it reads."""
+    """Transfer between the subjects (or sessions, or tasks) of a comparison, by ridge on the best space it reads."""
     config, whole = study.table("compare"), study.config
     linear = [c for c in found.cells if c.endswith("/linear") and c.count("/") == 1]
     known = {c.split("/")[0]: c for c in linear if whole.features[c.split("/")[0]].kind != "trained"}

@@ -112,10 +112,6 @@ def make_core(name: str, in_shape: Sequence[int], seed: int = 0, *, frozen: bool
     **options
         The core's own.
 
-    Returns
-    -------
-    Core
-
     Raises
     ------
     ConfigError
