@@ -292,7 +292,7 @@ def test_planted_families_are_named_and_shuffled_weights_name_few(done):
 def test_a_second_call_takes_what_is_there_and_gives_the_same(done):
     out, summary, _ = done
     lines = []
-    again = caption(small(SUBJECTS), out, progress=False, say=lines.append)
+    again = dict(Study(small(SUBJECTS), out, progress=False, say=lines.append).until("analyse").summary)
     for name in ("captions", "stability", "grounding", "sentence", "analyses"):
         assert any(line.strip().startswith(f"{name}: done before") for line in lines), name
     assert not any("bank:" in line for line in lines if "taken from" not in line)

@@ -176,6 +176,7 @@ compare(features, ["linear"], responses, cv=4, n_bootstraps=100, progress=False,
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_as_if_never_stopped(tmp_path):
     """SIGKILL in the middle; what was done is not done again, and every file ends the same."""
     (tmp_path / "tests_conftest.py").write_bytes((Path(__file__).parent / "conftest.py").read_bytes())
@@ -220,6 +221,7 @@ def test_other_settings_are_other_results(planted, tmp_path):
     assert done_before(features={**features, "a": features["a"] * 2}) == 8
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_numbers(planted, tmp_path):
     features, responses = planted
     responses = of_two_subjects(responses)
