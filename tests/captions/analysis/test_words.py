@@ -106,7 +106,7 @@ def test_shuffled_captions_lead_nowhere(parser, shuffled):
 
 
 def test_counts_are_those_of_a_plain_loop(parser, truthful):
-    frame = truthful.copy()
+    frame = truthful.iloc[::4].reset_index(drop=True)
     frame.loc[frame["voxel"] % 7 == 0, "roi"] += ";extra"
     found = words(frame, min_voxels=1).set_index(["roi", "part", "word"])
     found = found.sort_index()
@@ -126,8 +126,9 @@ def test_counts_are_those_of_a_plain_loop(parser, truthful):
 
 
 def test_order_of_rows_changes_nothing(parser, truthful):
-    mixed = truthful.sample(frac=1, random_state=1)
-    pd.testing.assert_frame_equal(words(truthful, ["noun"]), words(mixed, ["noun"]))
+    some = truthful.iloc[::4]
+    mixed = some.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(words(some, ["noun"]), words(mixed, ["noun"]))
 
 
 def test_fisher_is_scipys():

@@ -32,6 +32,7 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_load_averages_into_one_cache(tree, tmp_path):
     cache = tmp_path / "cache"
     running = [
