@@ -1,4 +1,4 @@
-"""``neuroenc config``: settings as they take effect, their schema, and old spellings rewritten."""
+"""``neuroenc config``: settings as they take effect, and their schema."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from neuroenc._core.files import read_text
 from neuroenc.cli._errors import clean_errors
 
-app = typer.Typer(no_args_is_help=True, help="Configs: show, schema for editors, conversion of old spellings.")
+app = typer.Typer(no_args_is_help=True, help="Configs: show, schema for editors.")
 
 
 @app.command()
@@ -43,12 +42,3 @@ def schema(out: Annotated[Path | None, typer.Option(help="A file; default: print
     else:
         out.write_text(text + "\n", encoding="utf-8")
         typer.echo(f'{out}: put "#:schema {out}" in the first line of a config.')
-
-
-@app.command()
-@clean_errors
-def convert(old: Annotated[Path, typer.Argument(help="A config in an old spelling.")]) -> None:
-    """Print a config in the new spelling, its comments kept: neuroenc config convert OLD.toml > new.toml."""
-    from neuroenc.study.convert import convert_text
-
-    typer.echo(convert_text(read_text(old, "config")), nl=False)

@@ -8,7 +8,6 @@ import os
 import re
 import tomllib
 import typing
-import warnings
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -28,7 +27,6 @@ from neuroenc.study.config import (
     StudyConfig,
 )
 from neuroenc.study.config.table import PathMark, Table, parts
-from neuroenc.study.convert import convert
 
 #: The table of its own that a command needs.
 TABLES = {"run": "data", "caption": "captions", "compare": "compare", "icl": "incontext", "plan": "plan"}
@@ -84,10 +82,6 @@ def parse_config(
     """
     plain: dict[str, Any] = copy.deepcopy(dict(table))
     _override(plain, overrides or [])
-    moves = convert(plain)
-    if moves:
-        step = "Next step: neuroenc config convert OLD.toml > new.toml rewrites a file."
-        warnings.warn(f"settings in an old spelling: {'; '.join(moves)}. {step}", UserWarning, stacklevel=3)
     plain = _plain(plain)
     for keys in OPTIONAL:
         _leave_out(plain, keys)

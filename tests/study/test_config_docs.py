@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-import warnings
 from pathlib import Path
 
 import pytest
@@ -31,6 +30,4 @@ def test_shown_configs_are_legal(block):
         if name in table:
             table.setdefault("captions", {}).setdefault("space", {"model": "world"})
             table["captions"].setdefault("decoder", {"captioner": "world"})
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="settings in an old spelling")
-        parse_config(table, command="")
+    parse_config(table, command="")
