@@ -94,6 +94,15 @@ def test_links_to_files_exist(path):
             assert (path.parent / place).exists(), target
 
 
+def test_every_guide_is_reached():
+    """By a card of the front page, and by the sidebar; sphinx finds a missing one only after the tests."""
+    index = (ROOT / "docs/guides/index.md").read_text(encoding="utf-8")
+    cards, sidebar = index.split("```{toctree}")
+    names = {path.stem for path in ROOT.glob("docs/guides/*.md")} - {"index"}
+    assert set(re.findall(r":link: (\w+)", cards)) >= names
+    assert names <= set(sidebar.split())
+
+
 GUIDES = sorted(path for path in ROOT.glob("docs/guides/*.md") if ">>>" in path.read_text(encoding="utf-8"))
 
 

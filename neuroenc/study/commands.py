@@ -141,7 +141,7 @@ def caption(config: StudyConfig, out: str | os.PathLike[str], **options: Any) ->
     config : StudyConfig
         From `read_config` or `example_config`, with ``[captions]``.
     out : path
-        Folder for ``report/``, ``study/`` and ``summary.json``; see `run`.
+        Folder for ``report/``, ``study/``, ``caption_leakage.csv`` and ``summary.json``; see `run`.
     **options
         See `run`.
 

@@ -204,6 +204,9 @@ def test_what_comes_out(done):
     assert summary["captioned_median_r"] == pytest.approx(np.nanmedian(study.scores["r"].values[captioned]))
     assert (out / "report" / "index.html").is_file()
     assert (out / "report" / "captions.csv").is_file()
+    near = pd.read_csv(out / "caption_leakage.csv")
+    assert set(near["subject"]) == {"sub-01", "sub-02"}
+    assert summary["share_near_duplicates"] == near["near"].mean()
     assert set(study.scores["subject"].values) == {"sub-01", "sub-02"}
     held = study.gate[~study.gate["captioned"]]
     assert not set(held["voxel"]) & set(study.captions["voxel"])

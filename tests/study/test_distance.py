@@ -15,6 +15,7 @@ from neuroenc.study.stages.leakage import (
     comparison_leakage,
     near_across,
     near_summary,
+    near_text,
     pattern_accuracy,
     slope_table,
 )
@@ -128,6 +129,7 @@ def test_a_comparison_tells_of_them_too(given):
     told, own = comparison_leakage(done, one, near, predicted), done.leakage["table"].query("space == 'pixels'")
     pd.testing.assert_frame_equal(told["spaces"], done.leakage["spaces"].iloc[:1])
     assert near_summary(near)["n_near_duplicates"] == own["near"].sum()
+    assert near_text(near_summary(near)).endswith('(pixels). Next step: [evaluation] scheme = "near-duplicates".')
     hole = one.responses.copy()
     hole[:40, :4] = np.nan
     r = pattern_accuracy(hole.values, predicted.where(hole.notnull()).values)

@@ -198,6 +198,9 @@ def test_evaluation_compares_all_methods(study):
     assert "in-context (published form)" in page
     assert str(folder) not in page
     assert (out / "curve.svg").stat().st_size > 0
+    near = pd.read_csv(out / "query_leakage.csv")
+    assert summary["n_near_duplicates"] == near["near"].sum() == (near["similarity"] >= 0.99).sum()
+    assert not near["stimulus"].isin(near["nearest"]).any()  # queries are never in the pool
 
 
 def test_done_stages_are_not_repeated_and_changed_ones_are(study, tmp_path):

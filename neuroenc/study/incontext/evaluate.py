@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroenc import stats
+from neuroenc import data, stats
 from neuroenc._core.device import resolve_device
 from neuroenc._core.errors import ConfigError, DataError, unknown_name
 from neuroenc._core.files import write_text
@@ -41,8 +41,13 @@ from neuroenc.study.config import METHODS, EvaluateConfig
 from neuroenc.study.incontext.subjects import Part, has_places, make_place_prior, make_prior, part_folders
 from neuroenc.study.incontext.tasks import TaskSubject
 from neuroenc.study.incontext.train import BEFORE
+from neuroenc.study.stages.leakage import MOST_NEAR, NEAR_FEATURES, near_summary
 from neuroenc.study.study import Study, stage
 
+_NEAR = (
+    "{n} queries ({share:.0%}) have a near duplicate, by features, among the stimuli that supports are drawn from; the "
+    "larger a support, the more of them it holds (query_leakage.csv)."
+)
 _RIDGE = METHODS["ridge"]
 # That a pointer network learns from.
 _POOLS = 800
@@ -118,12 +123,28 @@ def curve(study: Study) -> dict[str, Any]:
                 if (part.folder / name / form / "summary.json").is_file():
                     label = "/".join(x for x in (part.name, name, form) if x)
                     training[label] = pd.read_csv(part.folder / name / form / "curves.csv")
+    near = pd.concat([_near(s) for part in study.parts for s in part.tasks.test], ignore_index=True)
+    told = near_summary(near)
+    notes = [f"{p.name or 'subjects'}: {p.tasks.info}" for p in study.parts if p.tasks.info]
+    if told["share_near_duplicates"] > MOST_NEAR:
+        notes.insert(0, _NEAR.format(n=told["n_near_duplicates"], share=told["share_near_duplicates"]))
+        study.say("  " + notes[0])
     parts = {
-        "summary": curve_summary(whole, table, pairs, len(curves)),
+        "summary": curve_summary(whole, table, pairs, len(curves)) | told,
         "page": {"curve": table, "comparisons": pairs, "training": training},
-        "notes": [f"{p.name or 'subjects'}: {p.tasks.info}" for p in study.parts if p.tasks.info],
+        "notes": notes,
+        "near": near,
     }
     return {"curve": whole, "curve_parts": parts}
+
+
+def _near(subject: TaskSubject) -> pd.DataFrame:
+    """The stimulus of the pool that is nearest to each query, by features; supports are drawn from the pool."""
+    assert subject.X_query is not None
+    both = xr.concat([subject.X, subject.X_query], "stimulus", join="override", coords="minimal", compat="override")
+    both = both.isel(stimulus=np.unique(both["stimulus"].values, return_index=True)[1])
+    table = data.nearest_stimuli(both, subject.X, subject.X_query)
+    return table.assign(subject=subject.name, space="features", near=table["similarity"] >= NEAR_FEATURES)
 
 
 def expert_of(study: Study, model: InContextModel) -> str | None:
@@ -492,7 +513,8 @@ def write_curve(study: Study, folder: Path) -> list[str]:
     write_text(folder / "curve.svg", figure_svg(figure).decode())
     write_table(table, folder / "curve.csv")
     write_table(pairs, folder / "comparisons.csv")
-    return ["../curve.csv", "../comparisons.csv", "../summary.json"]
+    write_table(study.curve_parts["near"], folder / "query_leakage.csv", float_format="%.6g")
+    return ["../curve.csv", "../comparisons.csv", "../query_leakage.csv", "../summary.json"]
 
 
 def curve_text(study: Study) -> str:

@@ -18,6 +18,7 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.files import hash_array
 from neuroenc._core.progress import progress as progress_bar
 from neuroenc._core.store import Codec, register
+from neuroenc._core.tables import write_table
 from neuroenc.captions import (
     BankImages,
     BankPass,
@@ -32,6 +33,7 @@ from neuroenc.embedding import ImageEmbedder, embed_augmented
 from neuroenc.encoders import descent_weights, resampled_rows, ridge_weights
 from neuroenc.study.config import CaptionsConfig, StabilityConfig
 from neuroenc.study.stages.fit import Fold, fit_folds, held_out
+from neuroenc.study.stages.leakage import near_across, say_near
 from neuroenc.study.stages.load import Subject, refuse_series
 from neuroenc.study.stages.score import merge_subjects, score_subject
 from neuroenc.study.study import Study, stage
@@ -78,7 +80,7 @@ class Fitted:
         "config.captions.space",
         "config.seed",
     ),
-    writes=("fitted", "gate"),
+    writes=("fitted", "gate", "near"),
 )
 def weights(study: Study) -> dict[str, Any]:
     """Encoder of the training rows of the first fold, scored on its held-out rows, and who is captioned."""
@@ -111,7 +113,13 @@ def weights(study: Study) -> dict[str, Any]:
     found = Fitted(tuple(rows), coef, intercept, merged, alphas, voxels, truth)
     table = gate_voxels(found.scores, gate.kind, q=gate.q, rois=gate.rois, min_ceiling_r=gate.min_ceiling_r)
     study.say(f"    {int(table['captioned'].sum())} of {len(table)} voxels pass the gate")
-    return {"fitted": found, "gate": table}
+    tables = [near_across(study, one, folds[:1]) for one, folds in zip(study.subjects, study.splits)]
+    known = [t.assign(subject=one.name) for one, t in zip(study.subjects, tables) if t is not None]
+    near = pd.concat(known, ignore_index=True) if known else None
+    say_near(study, near)
+    if near is not None and study.out is not None:
+        write_table(near, study.out / "caption_leakage.csv", float_format="%.6g")
+    return {"fitted": found, "gate": table, "near": None if near is None else (study.subjects[0], near)}
 
 
 def _descended(study: Study, one: Subject, fold: Fold) -> dict[str, Any]:

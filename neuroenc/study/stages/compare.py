@@ -31,7 +31,7 @@ from neuroenc.encoders.readout import retinotopy, template_retinotopy
 from neuroenc.study.config import CompareConfig
 from neuroenc.study.stages.distance import check_sizes
 from neuroenc.study.stages.fit import evaluation_folds
-from neuroenc.study.stages.leakage import MOST_NEAR, comparison_leakage, near_across, near_summary, near_text
+from neuroenc.study.stages.leakage import comparison_leakage, near_across, near_summary, say_near
 from neuroenc.study.stages.learning import cell_curves
 from neuroenc.study.stages.load import Subject, make_spaces, refuse_series, with_joined
 from neuroenc.study.stages.score import noise_ceilings
@@ -84,8 +84,7 @@ def compare(study: Study) -> dict[str, Any]:
     rows = [(fold.train, fold.test) for fold in folds]
     check_sizes(config.learning_curve, rows, ids, "[compare]")
     near = near_across(study, together, rows)
-    if near_summary(near).get("share_near_duplicates", 0) > MOST_NEAR:
-        study.say("    " + near_text(near_summary(near)))
+    say_near(study, near)
     fit = partial(
         compare_cells,
         spaces,

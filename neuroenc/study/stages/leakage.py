@@ -208,10 +208,22 @@ def near_across(study: Study, one: Subject, folds: list[Fold]) -> pd.DataFrame |
 
 
 def near_summary(table: pd.DataFrame | None) -> dict[str, Any]:
-    """Near duplicates of a comparison, flat."""
+    """Near duplicates, flat."""
     if table is None:
         return {}
-    return {"n_near_duplicates": int(table["near"].sum()), "share_near_duplicates": float(table["near"].mean())}
+    return {
+        "similarity_space": str(table["space"].iloc[0]),
+        "n_near_duplicates": int(table["near"].sum()),
+        "share_near_duplicates": float(table["near"].mean()),
+        "n_same_stimulus": int((table["stimulus"] == table["nearest"]).sum()),
+    }
+
+
+def say_near(study: Study, table: pd.DataFrame | None) -> None:
+    """Say that many test stimuli have a near duplicate in training."""
+    found = near_summary(table)
+    if found.get("share_near_duplicates", 0) > MOST_NEAR:
+        study.say("    " + near_text(found))
 
 
 def comparison_leakage(study: Study, one: Subject, table: pd.DataFrame, predicted: xr.DataArray) -> dict[str, Any]:

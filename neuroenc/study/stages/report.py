@@ -61,6 +61,7 @@ def summarise(study: Study) -> dict[str, Any]:
         out |= _decoding_summary(study.decoding)
     if study.has("captions"):
         out |= caption_summary(study.captions, len(study.subjects))
+        out |= near_summary(study.near[1]) if study.has("near") and study.near is not None else {}
     if study.has("comparison"):
         out |= study.comparison_parts["summary"]
     if study.has("plan"):
