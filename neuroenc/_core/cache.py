@@ -25,8 +25,6 @@ _UNITS = {"": 86400, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 #: Folders of the cache with results; only these fall under a limit.
 _STORES = ("features", "responses")
 _RESULT = re.compile(r"(.+)-[0-9a-f]{16}(\.part)?")
-#: Layouts of older versions, which nothing reads any more: features, and sessions of NSD and others.
-_OLD = re.compile(r"features/[0-9a-f]{32}(\.part)?|[^/]+/[^/]+-[0-9a-f]{20}(-average)?\.(zarr|part|json)")
 #: Seconds for which what was used is not removed to make room: another process may be about to read it.
 _IN_USE = 3600
 _COLUMNS = ["kind", "what", "bytes", "created", "used", "complete", "path"]
@@ -69,9 +67,6 @@ def _entries(folders: list[Path]) -> list[dict[str, Any]]:
 def _of_cache() -> list[dict[str, Any]]:
     root = cache_dir()
     found = _entries([root / name for name in _STORES])
-    for path in sorted(root.glob("*/*")):
-        if _OLD.fullmatch(path.relative_to(root).as_posix()) and (entry := _entry(path, "old layout")):
-            found.append(entry)
     if table_path().is_file() and (entry := _entry(table_path(), "hashes")):
         found.append({**entry, "what": f"of {len(_table(table_path()))} files", "complete": True})
     return found
@@ -88,7 +83,7 @@ def cache_list(out: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``kind`` ("features", "responses", "hashes" of files, "old layout"; of a study the name of the stage),
+        ``kind`` ("features", "responses", "hashes" of files; of a study the name of the stage),
         ``what``, ``bytes``, ``created`` and ``used`` (UTC), ``complete`` (False: interrupted or damaged), ``path``.
 
     Examples

@@ -373,23 +373,15 @@ def _sealed_text(record: dict[str, Any]) -> str:
     return json_text({**plain, "seal": hash_json(plain)})
 
 
-def read_sealed_json(path: str | os.PathLike[str], *, needed: tuple[str, ...] = (), unsealed: bool = False) -> Any:
-    """Read what `write_sealed_json` wrote.
-
-    Parameters
-    ----------
-    needed : tuple of str
-        Fields that must be there.
-    unsealed : bool
-        Take a record without a seal too: files written before there were seals.
-    """
+def read_sealed_json(path: str | os.PathLike[str], *, needed: tuple[str, ...] = ()) -> Any:
+    """Read what `write_sealed_json` wrote; ``needed`` are fields that must be there."""
     record = read_json(path)
     if not isinstance(record, dict):
         raise DataError(f"{path} holds {type(record).__name__}; expected a record. Next step: write or copy it again.")
     seal = record.pop("seal", None)
-    if seal is None and not unsealed:
+    if seal is None:
         raise DataError(f"{path} has no seal: it is incomplete or foreign. Next step: save or copy it again.")
-    if seal is not None and seal != hash_json(record):
+    if seal != hash_json(record):
         raise DataError(f"{path} was changed after it was written. Next step: save or copy it again.")
     missing = [name for name in needed if name not in record]
     if missing:

@@ -48,8 +48,6 @@ _STALE = 60.0
 _PATIENCE = 50
 #: Arrays up to this size are read into memory; larger ones stay on disk, memory-mapped.
 IN_MEMORY = 2**30
-#: Checkpoints and fits in the layouts of older versions.
-_OLD = ("fit.json", "training.safetensors", "*/training.safetensors", "cells/*/cell.json")
 
 
 class Blocks(NamedTuple):
@@ -199,9 +197,6 @@ class Store:
         self, folder: str | os.PathLike[str], say: Callable[[str], None] | None = None, mapped: bool = False
     ) -> None:
         self.folder, self.say, self.mapped = Path(folder), say, mapped
-        old = [found.name for pattern in _OLD for found in [*self.folder.glob(pattern)][:1]]
-        if old:
-            self._warn(f"{self.folder} holds results of an older version ({old[0]}), which are not read; made again")
 
     def _warn(self, text: str) -> None:
         if self.say is not None:

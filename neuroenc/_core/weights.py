@@ -27,7 +27,6 @@ from neuroenc._core.files import (
     write_sealed_json,
 )
 
-# 1: records without a seal may be read; 2: sealed; 3: with the kind. All three are read.
 FORMAT = 3
 
 
@@ -81,26 +80,19 @@ def read_folder(
     raw = read_json(where)
     if not isinstance(raw, dict):
         raise DataError(f"{where} holds {type(raw).__name__}; expected a record. Next step: save or copy it again.")
-    # Prefix decoders called it version.
-    written = raw.get("format", raw.get("version"))
-    if written not in range(1, FORMAT + 1) or raw.get("kind", kind.name) != kind.name:
+    if (raw.get("format"), raw.get("kind")) != (FORMAT, kind.name):
         raise DataError(
-            f"{where} has format {written!r} of a {raw.get('kind', kind.name)}; legal is a {kind.name} of format 1 to "
+            f"{where} has format {raw.get('format')!r} of a {raw.get('kind')}; legal is a {kind.name} of format "
             f"{FORMAT}. Next step: a newer neuroenc, or save it again."
         )
-    needed = (*kind.needed, *(() if written == 1 else ("sha256",)))
-    record: dict[str, Any] = read_sealed_json(where, needed=needed, unsealed=written == 1)
-    files = dict(record.get("files") or {})
-    digest = record.get("sha256") or files.pop(kind.tensors, None)
-    files.pop(kind.tensors, None)
-    for name, seal in files.items():
+    record: dict[str, Any] = read_sealed_json(where, needed=(*kind.needed, "sha256"))
+    for name, seal in (record.get("files") or {}).items():
         path = where.parent / Path(name).name
         if not path.is_file():
             raise DataError(f"{path} is missing. Next step: copy the whole folder again, or save it again.")
         if sha256_file(path) != seal:
             raise DataError(f"{path} is not the file that was saved. Next step: save or copy it again.")
-    path = where.parent / kind.tensors
-    return record, _load(paired_file(where.parent, kind.tensors, str(digest)) if digest else path, framework)
+    return record, _load(paired_file(where.parent, kind.tensors, record["sha256"]), framework)
 
 
 def _save(path: Path, tensors: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:

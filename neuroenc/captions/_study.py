@@ -352,8 +352,7 @@ class CaptionStudy:
                 f"{folder} holds no caption study: no study.json (found: {', '.join(found) or 'nothing'}). "
                 "Next step: CaptionStudy.save(folder), or finish the run that writes it."
             )
-        # Studies from before there were seals are read as they are.
-        about = read_sealed_json(folder / "study.json", unsealed=True)
+        about = read_sealed_json(folder / "study.json")
         if about.get("format") != _MARK or about.get("version") != 1:
             raise DataError(
                 f"{folder / 'study.json'} is not a caption study of version 1. "

@@ -405,7 +405,7 @@ def build_bank(
             raise ConfigError(f"{folder} is not empty and holds no bank. Next step: another --out.")
         if not strangers:
             write_sealed_json(folder / "build.json", settings)
-    before = read_sealed_json(folder / "build.json", unsealed=True)
+    before = read_sealed_json(folder / "build.json")
     differ = [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in settings.items() if before.get(k) != v]
     if differ:
         raise ConfigError(

@@ -35,7 +35,7 @@ from neuroenc.retrieval._bank import EmbeddingBank, LazyIds
 
 TABLE_COLUMNS = ("id", "file", "licence", "licence_url", "source", "sha256")
 # 1 had no hashes of its tables and no seals; its cells were written as they are.
-_VERSION, _LEGAL = 2, (1, 2)
+_VERSION = 2
 _FILES = ("embeddings.npy", "table.csv", "left_out.csv")
 
 
@@ -44,7 +44,7 @@ def shard_folder(bank: Path, number: int) -> Path:
     return bank / "shards" / f"{number:08d}"
 
 
-def read_table(path: Path, columns: list[str] | None = None, version: int = _VERSION) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
     """A table of a shard; every cell is text."""
     try:
         found = pd.read_csv(
@@ -54,20 +54,20 @@ def read_table(path: Path, columns: list[str] | None = None, version: int = _VER
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is damaged ({str(error)[:200]}). Next step: build the bank again.") from error
-    return raw_cells(found) if version > 1 else found
+    return raw_cells(found)
 
 
 @lru_cache(maxsize=4)
-def _ids(path: Path, rows: int, version: int, _changed: tuple[int, ...]) -> np.ndarray:
-    found = read_table(path, ["id"], version)["id"].to_numpy().astype(str)
+def _ids(path: Path, rows: int, _changed: tuple[int, ...]) -> np.ndarray:
+    found = read_table(path, ["id"])["id"].to_numpy().astype(str)
     if len(found) != rows:
         raise DataError(f"{path} has {len(found)} rows for {rows} embeddings. Next step: build the bank again.")
     return found
 
 
-def _shard_ids(path: Path, rows: int, version: int) -> np.ndarray:
+def _shard_ids(path: Path, rows: int) -> np.ndarray:
     now = path.stat()
-    return _ids(path, rows, version, (now.st_ino, now.st_mtime_ns, now.st_size))
+    return _ids(path, rows, (now.st_ino, now.st_mtime_ns, now.st_size))
 
 
 def read_shard_record(bank: Path, number: int) -> dict[str, Any] | None:
@@ -123,14 +123,14 @@ class StoredBank(EmbeddingBank):
         if not (self.path / "bank.json").is_file():
             if (self.path / "build.json").is_file():
                 done = len(list((self.path / "shards").glob("[0-9]*")))
-                of = read_sealed_json(self.path / "build.json", unsealed=True).get("blocks", "?")
+                of = read_sealed_json(self.path / "build.json").get("blocks", "?")
                 raise DataError(
                     f"the bank {self.path} is not finished ({done} of {of} blocks). Next step: run the same "
                     "`neuroenc bank build` again; it goes on where it stopped."
                 )
             raise DataError(f"{self.path} holds no bank (no bank.json). Next step: `neuroenc bank build`, or check it.")
-        self.info: dict[str, Any] = read_sealed_json(self.path / "bank.json", needed=("version",), unsealed=True)
-        if self.info["version"] not in _LEGAL:
+        self.info: dict[str, Any] = read_sealed_json(self.path / "bank.json", needed=("version",))
+        if self.info["version"] != _VERSION:
             raise DataError(
                 f"{self.path} is a bank of version {self.info['version']}; this neuroenc reads {_VERSION}. "
                 "Next step: build it again."
@@ -152,7 +152,7 @@ class StoredBank(EmbeddingBank):
                 f"({record['rows']}, {self.info['width']}). Next step: build it again."
             )
         n = int(record["rows"])
-        return rows, LazyIds(n, partial(_shard_ids, folder / "table.csv", n, self.info["version"]))
+        return rows, LazyIds(n, partial(_shard_ids, folder / "table.csv", n))
 
     def __repr__(self) -> str:
         return f"StoredBank({str(self.path)!r}, n={self.n}, width={self.width}, model={self.info.get('model')!r})"
@@ -160,7 +160,7 @@ class StoredBank(EmbeddingBank):
     def tables(self) -> Iterator[pd.DataFrame]:
         """What is known of the rows, shard by shard: ``id, file, licence, licence_url, source, sha256``, and more."""
         for record in self.info["shards"]:
-            yield read_table(shard_folder(self.path, record["number"]) / "table.csv", None, self.info["version"])
+            yield read_table(shard_folder(self.path, record["number"]) / "table.csv")
 
     def table(self) -> pd.DataFrame:
         """One row an image, in the order of the embeddings."""
@@ -171,7 +171,7 @@ class StoredBank(EmbeddingBank):
         # Blocks of which nothing was kept are no shards, and have their table.
         shards = {shard_folder(self.path, record["number"]) / "left_out.csv" for record in self.info["shards"]}
         paths = sorted(shards | {*(self.path / "shards").glob("[0-9]*/left_out.csv")})
-        return pd.concat([read_table(p, None, self.info["version"]) for p in paths], ignore_index=True)
+        return pd.concat([read_table(p) for p in paths], ignore_index=True)
 
     @property
     def ids(self) -> np.ndarray:

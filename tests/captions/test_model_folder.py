@@ -51,7 +51,7 @@ def test_changed_files_are_one_error(folders, kind):
             settings = "search" if kind == "decoder" else "settings"
             about[settings] = {**about[settings], next(iter(about[settings])): 3}
             others.append(json.dumps(about).encode())
-            # A record of before there were seals, with a part missing.
+            # Without a seal and a part.
             others.append(json.dumps({k: v for k, v in about.items() if k not in ("seal", settings)}).encode())
         for changed in others:
             path.write_bytes(changed)

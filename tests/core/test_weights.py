@@ -1,8 +1,7 @@
-"""Folders of models: one format, older ones read, changed ones refused, shipped ones whole."""
+"""Folders of models: one format, changed ones refused, shipped ones whole."""
 
 import json
 import stat
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from neuroenc._core.errors import DataError
 from neuroenc._core.weights import Kind, read_folder, write_folder
 
 KIND = Kind("toy", "toy.json", "toy.safetensors", ("settings",))
-KEPT = Path(__file__).with_name("models_format_2")
 
 
 def test_a_folder_comes_back_and_vouches_for_itself(tmp_path):
@@ -50,33 +48,6 @@ def test_further_files_are_sealed_too(tmp_path):
     (path / "words.txt").unlink()
     with pytest.raises(DataError, match=r"words\.txt is missing"):
         read_folder(path, kind)
-
-
-def test_models_of_older_formats_load_with_equal_results():
-    pytest.importorskip("transformers")
-    import torch
-
-    from neuroenc.captions import PrefixDecoder, SyntacticDistanceParser
-    from neuroenc.encoders import load_encoder
-    from neuroenc.encoders.incontext import WeightPrior, load_model
-
-    expected = json.loads((KEPT / "expected.json").read_text())
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((30, 4))
-    Y = X @ rng.standard_normal((4, 3)) + rng.standard_normal((30, 3))
-    np.testing.assert_allclose(load_encoder(KEPT / "encoder").predict(X[:2]), expected["encoder"], rtol=1e-6)
-    np.testing.assert_array_equal(WeightPrior.load(KEPT / "prior").mean, expected["prior"])
-    with torch.no_grad():
-        weights = load_model(KEPT / "model")(
-            torch.from_numpy(X[:10]).float(), torch.from_numpy(Y[:10].T.copy()).float()
-        )
-    np.testing.assert_allclose(weights.coef.numpy(), expected["model"], rtol=1e-4, atol=1e-6)
-    parser = SyntacticDistanceParser.load(KEPT / "parser", device="cpu")
-    texts = ["a face", "a house", "a dog", "two dogs near a house"]
-    assert [str(x) for x in parser.parse(texts)] == expected["parser"]
-    decoder = PrefixDecoder.load(KEPT / "decoder", device="cpu")
-    assert decoder.batch_size == 7
-    assert [c[0].text for c in decoder.generate(X[:3])] == expected["decoder"]
 
 
 def test_shipped_models_load():

@@ -382,19 +382,6 @@ def test_damaged_entries_are_listed(content):
     assert listed()[["kind", "complete", "what"]].values.tolist() == [["features", False, ""]]
 
 
-def test_layouts_of_older_versions_are_listed_and_cleared():
-    old = [cache_dir() / "features" / ("b" * 32), cache_dir() / "nsd" / f"subj01-{'0a' * 10}.zarr"]
-    for folder in old:
-        folder.mkdir(parents=True)
-        (folder / "values.npy").write_bytes(b"0" * 100)
-    others = cache_dir() / "data" / "mine"
-    others.mkdir(parents=True)
-    assert cache_list()[["kind", "bytes"]].values.tolist() == [["old layout", 100]] * 2
-    assert cache_clear() == 200
-    assert not any(folder.exists() for folder in old)
-    assert others.is_dir()
-
-
 def test_the_least_recently_used_make_room(monkeypatch):
     from neuroenc.embedding._cache import FeatureCache
 

@@ -1,6 +1,5 @@
 """What is stored is found by content, comes back as it was, or is refused."""
 
-import json
 import os
 
 import numpy as np
@@ -84,13 +83,6 @@ def test_damaged_blocks_are_computed_anew(tmp_path, damage):
     np.testing.assert_array_equal(again.cv_scores_, before.cv_scores_)
 
 
-def test_checkpoints_of_an_older_layout_are_told(tmp_path):
-    X, Y = planted()
-    (tmp_path / "fit.json").write_text("{}")
-    with pytest.warns(UserWarning, match=r"older version \(fit\.json\), which are not read"):
-        RidgeEncoder(ALPHAS, checkpoint=tmp_path).fit(X, Y)
-
-
 def saved(tmp_path, **options):
     X, Y = planted(v=3)
     ids = [f"s{k}" for k in range(len(X))]
@@ -129,17 +121,6 @@ def test_arrays_of_another_encoder_are_refused(tmp_path):
     (path / "arrays.safetensors").unlink()
     with pytest.raises(DataError, match=r"arrays\.safetensors does not exist"):
         load_encoder(path)
-
-
-def test_records_of_the_first_format_load(tmp_path):
-    encoder, X, path = saved(tmp_path)
-    file = encoder.save(path) / "encoder.json"
-    record = json.loads(file.read_text())
-    del record["seal"]
-    for name in ("_space_", "_features_"):
-        del record["fitted"][name]
-    file.write_text(json.dumps({**record, "format": 1}))
-    np.testing.assert_array_equal(load_encoder(path).predict(X), encoder.predict(X))
 
 
 def test_an_encoder_is_replaced_as_a_whole(tmp_path, monkeypatch):

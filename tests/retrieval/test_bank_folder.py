@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from neuroenc._core.errors import DataError
-from neuroenc._core.files import write_json
+from neuroenc._core.files import write_sealed_json
 from neuroenc.retrieval import StoredBank, as_bank, load_bank
 from neuroenc.retrieval._shards import TABLE_COLUMNS, finish_bank, write_shard
 
@@ -21,7 +21,7 @@ def stored(tmp_path, rng):
     """Ten rows in three blocks, the middle one empty."""
     rows = rng.standard_normal((10, 4)).astype(np.float16)
     folder, records = tmp_path / "bank", []
-    write_json(folder / "build.json", {"blocks": 3})
+    write_sealed_json(folder / "build.json", {"blocks": 3})
     for number, part in enumerate([slice(0, 6), slice(6, 6), slice(6, 10)]):
         at = range(*part.indices(10))
         table = pd.DataFrame({c: [f"{c}{n}" for n in at] for c in TABLE_COLUMNS})
@@ -105,7 +105,7 @@ def test_what_is_damaged_or_unfinished_says_so(stored, tmp_path):
         as_bank(folder)
     with pytest.raises(DataError, match="holds no bank"):
         load_bank(tmp_path)
-    write_json(folder / "bank.json", {"version": 9})
+    write_sealed_json(folder / "bank.json", {"version": 9})
     with pytest.raises(DataError, match="version 9; this neuroenc reads 2"):
         load_bank(folder)
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
+from neuroenc._core.files import write_sealed_json
 from neuroenc.cli._main import app
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.encoders import (
@@ -129,10 +130,10 @@ def test_what_was_changed_after_saving(place, tmp_path):
     with pytest.warns(UserWarning, match="is not the page that was saved"):
         load_predictor(target)
     (target / "README.md").unlink()
-    # As earlier versions wrote it.
+    # Of an encoder that was saved without a card.
     record = json.loads((target / "encoder.json").read_text())
-    record = {k: v for k, v in record.items() if k not in ("card", "readme", "seal")} | {"format": 1}
-    (target / "encoder.json").write_text(json.dumps(record))
+    record = {k: v for k, v in record.items() if k not in ("card", "readme", "seal")}
+    write_sealed_json(target / "encoder.json", record)
     assert load_encoder(target).card is None
     assert load_predictor(target).card.units == "z"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc._core.files import sha256_file
+from neuroenc._core.files import sha256_file, write_sealed_json
 from neuroenc.attention import ChunkSelectPolicy, GroupedSoftmax, Rotary, Sigmoid, SinkCalibration
 from neuroenc.encoders.incontext import (
     PRESETS,
@@ -225,13 +225,9 @@ def test_changed_files_are_refused(tmp_path):
     record.write_text(json.dumps({**said, "format": 99}))
     with pytest.raises(DataError, match="format 99"):
         load_model(folder)
-    older = {k: v for k, v in said.items() if k != "seal"} | {"format": 1}
-    record.write_text(json.dumps({**older, "config": {**said["config"], "colour": 1}}))
+    write_sealed_json(record, _unsealed(said) | {"config": {**said["config"], "colour": 1}})
     with pytest.raises(DataError, match="colour"):
         load_model(folder)
-    # Files from before there were seals are still read.
-    record.write_text(json.dumps(older))
-    load_model(folder)
     with pytest.raises(DataError, match="did you mean 'world'"):
         load_model("wrld")
     with pytest.raises(DataError, match="save_model"):
@@ -254,7 +250,7 @@ def _spoilt(kind, folder):
         weights.mkdir()
     elif kind == "foreign weights":
         weights.write_bytes(b"<html>not found</html>")
-        record.write_text(json.dumps({**_older(said), "sha256": sha256_file(weights)}))
+        write_sealed_json(record, _unsealed(said) | {"sha256": sha256_file(weights)})
     elif kind == "heads edited":
         # Shapes are the same: only the seal tells.
         record.write_text(json.dumps({**said, "config": {**said["config"], "heads": 2}}))
@@ -267,21 +263,20 @@ def _spoilt(kind, folder):
     elif kind == "not UTF-8":
         record.write_bytes(b"\xff\xfe\x00{")
     elif kind == "no config":
-        record.write_text(json.dumps({k: v for k, v in _older(said).items() if k != "config"}))
+        write_sealed_json(record, {k: v for k, v in _unsealed(said).items() if k != "config"})
     elif kind == "config is text":
-        record.write_text(json.dumps({**_older(said), "config": "small"}))
+        write_sealed_json(record, _unsealed(said) | {"config": "small"})
     elif kind == "depth is text":
-        record.write_text(json.dumps({**_older(said), "config": {**said["config"], "depth": "two"}}))
+        write_sealed_json(record, _unsealed(said) | {"config": {**said["config"], "depth": "two"}})
     elif kind == "no width":
         less = {k: v for k, v in said["config"].items() if k != "dim"}
-        record.write_text(json.dumps({**_older(said), "config": less}))
+        write_sealed_json(record, _unsealed(said) | {"config": less})
     elif kind == "another depth":
-        record.write_text(json.dumps({**_older(said), "config": {**said["config"], "depth": 3}}))
+        write_sealed_json(record, _unsealed(said) | {"config": {**said["config"], "depth": 3}})
 
 
-def _older(said):
-    """The record as format 1 had it, without a seal."""
-    return {k: v for k, v in said.items() if k != "seal"} | {"format": 1}
+def _unsealed(said):
+    return {k: v for k, v in said.items() if k != "seal"}
 
 
 @pytest.mark.parametrize(
