@@ -217,8 +217,6 @@ class Captioner:
 
     Raises
     ------
-    ConfigError
-        A setting that is not legal.
     DataError
         A bank of one image, with two rows of one name, or whose names are not those of ``stimuli``.
 

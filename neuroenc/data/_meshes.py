@@ -232,11 +232,6 @@ def load_anatomy(name: str) -> xr.DataArray:
     DataArray (voxel,)
         Coordinates ``vertex`` and ``hemi``, left before right. NaN on the medial wall (thickness below 1 mm).
 
-    Raises
-    ------
-    ConfigError
-        Another name.
-
     Examples
     --------
     >>> load_anatomy("thickness").sizes["voxel"]

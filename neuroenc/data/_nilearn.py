@@ -27,11 +27,6 @@ def from_surface_image(image: Any) -> xr.DataArray:
     DataArray (voxel,) or (map, voxel)
         Coordinates ``vertex, hemi``; attribute ``space`` by the number of vertices, "unknown" where none is known.
 
-    Raises
-    ------
-    DataError
-        It is no such image.
-
     Examples
     --------
     >>> import xarray as xr

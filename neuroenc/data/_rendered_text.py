@@ -152,8 +152,6 @@ def render_text(
     ------
     DataError
         A text is empty or does not fit: the pixels that it needs are told. Two texts are equal and there are no ids.
-    ConfigError
-        A setting is not legal.
 
     References
     ----------

@@ -183,11 +183,6 @@ def shared_test(responses: xr.DataArray, ids: Iterable[str]) -> tuple[xr.DataArr
     -------
     train, test : DataArray
 
-    Raises
-    ------
-    DataError
-        None of the ids occurs.
-
     Examples
     --------
     >>> from neuroenc.data import make_responses

@@ -40,11 +40,6 @@ def validate_responses(responses: xr.DataArray, *, zscored: str | None = None, a
     DataArray
         The same object.
 
-    Raises
-    ------
-    DataError
-        Says what was found, what is legal and one next step.
-
     Examples
     --------
     >>> from neuroenc.data import make_responses
@@ -199,11 +194,6 @@ def validate_features(features: xr.DataArray, *, unit_norm: bool = False) -> xr.
     -------
     DataArray
         The same object.
-
-    Raises
-    ------
-    DataError
-        Says what was found, what is legal and one next step.
 
     Examples
     --------

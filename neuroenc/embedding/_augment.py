@@ -55,11 +55,6 @@ def embed_augmented(
     DataArray (copy, stimulus, feature)
         Raw or of unit norm, as the embedder gives them.
 
-    Raises
-    ------
-    DataError
-        No images.
-
     References
     ----------
     Luo et al. (2024), BrainSCUBA, ICLR (training of the encoder).

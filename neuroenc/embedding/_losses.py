@@ -232,8 +232,6 @@ def ranking_loss(scores: Any, relevance: Any, kind: str = "listwise", *, mask: A
 
     Raises
     ------
-    ConfigError
-        An unknown kind.
     DataError
         Scores, relevance and mask of different shapes, or not of two dimensions.
 

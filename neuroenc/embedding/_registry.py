@@ -378,11 +378,6 @@ def image_backbone(model: Any, pretrained: str | None, seed: int, preprocessing:
     model, pretrained, seed, preprocessing
         As of `neuroenc.embedding.ImageEmbedder`.
 
-    Raises
-    ------
-    ConfigError
-        An unknown name; the nearest is named.
-
     Examples
     --------
     >>> image_backbone("world", None, 0, None).layers()[0]

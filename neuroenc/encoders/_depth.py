@@ -249,8 +249,6 @@ def concept_depth(
     ------
     DataError
         Fewer than two layers, rows that do not fit, one label only, a label too rare for the folds, NaN.
-    ConfigError
-        An option that is not legal.
 
     References
     ----------

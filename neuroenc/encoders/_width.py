@@ -201,11 +201,6 @@ def cheapest(sweep: xr.Dataset, *, share: float = 0.95, first: str = "layer") ->
         ``layer``, ``dim``, ``agreement``; ``score`` and ``best_score``, means over folds on rows left out, and
         ``kept``; ``fold_layer`` and ``fold_dim`` (fold, region).
 
-    Raises
-    ------
-    DataError
-        Not a sweep.
-
     Examples
     --------
     >>> import numpy as np

@@ -109,11 +109,6 @@ def roi_summary(scores: xr.Dataset) -> pd.DataFrame:
     pandas.DataFrame
         ``roi``, ``n_voxels``, ``median_r``, ``median_ceiling_r``, ``median_r_normalised`` (NaN where unknown).
 
-    Raises
-    ------
-    DataError
-        If scores has no ``r`` over ``voxel``.
-
     Examples
     --------
     >>> import xarray as xr

@@ -77,8 +77,6 @@ def study_page(
 
     Raises
     ------
-    ConfigError
-        No part is given.
     DataError
         A part lacks what it needs, or its tables speak of different voxels.
 
@@ -220,11 +218,6 @@ def write_caption_report(
     -------
     pathlib.Path
         ``index.html``.
-
-    Raises
-    ------
-    DataError
-        ``study`` is not a CaptionStudy.
 
     Examples
     --------

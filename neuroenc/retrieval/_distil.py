@@ -121,8 +121,6 @@ class DistilledRanker(PairRanker):
         ------
         DataError
             Scores of another shape or order, infinite, or all the same.
-        ConfigError
-            A setting that is not legal.
         """
         asked, given = token_sets(queries, "queries"), token_sets(candidates, "candidates")
         one_of("loss", self.loss, _LOSSES)

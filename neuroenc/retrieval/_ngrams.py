@@ -361,11 +361,6 @@ class NGramScorer:
     frequency : bool
         False: weights are those of the language model alone, :math:`(\log P(n \mid q) - \min \log P + 0.1)^\alpha`.
 
-    Raises
-    ------
-    ConfigError
-        Illegal settings.
-
     References
     ----------
     Bevilacqua et al. Autoregressive search engines: generating substrings as document identifiers. NeurIPS 2022.

@@ -161,13 +161,7 @@ class PointerSelector(SupportSelector):
         return {name: getattr(self, name) for name in names}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the fitted selector to a folder.
-
-        Raises
-        ------
-        ConfigError
-            It was not fitted.
-        """
+        """Write the fitted selector to a folder."""
         if not hasattr(self, "model_"):
             raise ConfigError("this PointerSelector was not fitted. Next step: fit(pools, teacher) before save.")
         record = {"params": self._params(), "n_features": self.n_features_in_, "agreement": self.agreement_}

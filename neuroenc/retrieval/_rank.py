@@ -196,8 +196,6 @@ class CrossRanker(PairRanker):
         ------
         DataError
             Tokens of no common width without ``dims``, relevance of another shape, negative, or that says nothing.
-        ConfigError
-            A setting that is not legal.
         """
         asked, given = token_sets(queries, "queries"), token_sets(candidates, "candidates")
         for name in ("list_size", "epochs", "batch_size"):

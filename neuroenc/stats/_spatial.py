@@ -234,8 +234,6 @@ def spatial_null(
     ------
     DataError
         Places do not fit the values, the map covers too little of the sphere, or too many places for eigenvectors.
-    ConfigError
-        An unknown name.
 
     References
     ----------

@@ -104,13 +104,6 @@ def cluster_voxels(
         Resamples of voxels for the stability, and Gaussian clouds for p; 0 leaves them NaN.
     seed : int
 
-    Raises
-    ------
-    DataError
-        Too few voxels.
-    ConfigError
-        A setting is not legal.
-
     References
     ----------
     Luo et al. (2024), BrainSCUBA, ICLR (figure 8: two clusters in EBA). Hennig (2007), Computational Statistics

@@ -281,8 +281,6 @@ def contrast_shares(
     DataError
         A table is empty, both sides have one name, no subject stands on both sides of a paired contrast, or no term is
         left.
-    ConfigError
-        A setting is not legal.
 
     References
     ----------

@@ -46,8 +46,6 @@ def direction_map(
     ------
     DataError
         Too few voxels, or a subject is named and none is known.
-    ConfigError
-        A setting is not legal.
     ModuleNotFoundError
         UMAP is asked for and not installed.
 

@@ -220,8 +220,6 @@ def grounded_decode(
 
     Raises
     ------
-    ConfigError
-        Illegal settings.
     DataError
         Voxels that the checker does not know.
 

@@ -67,8 +67,6 @@ class KeywordDecoder:
     ------
     DataError
         Numbers do not agree, or no phrase is held by ``least`` images.
-    ConfigError
-        Illegal settings.
 
     References
     ----------

@@ -276,11 +276,6 @@ class NGramRetriever:
         DataFrame
             As of :meth:`search_texts`; for phrases and categories ``score`` is a log-probability and ``ngrams`` the
             name.
-
-        Raises
-        ------
-        ConfigError
-            No decoder.
         """
         check_whole("top", top)
         if not self._closed:

@@ -134,11 +134,6 @@ class PrefixDecoder:
         Of the mapping network's first weights.
     device : str
 
-    Raises
-    ------
-    ConfigError
-        Illegal settings.
-
     References
     ----------
     Mokady, Hertz, Bermano. ClipCap: CLIP prefix for image captioning. 2021.

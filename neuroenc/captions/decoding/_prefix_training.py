@@ -142,8 +142,6 @@ def train_prefix(
 
     Raises
     ------
-    ConfigError
-        Illegal settings.
     DataError
         Numbers that do not agree, embeddings that are not finite, empty captions, or a loss that is not finite.
 

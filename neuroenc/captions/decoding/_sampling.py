@@ -277,8 +277,6 @@ def sample(
 
     Raises
     ------
-    ConfigError
-        Illegal settings.
     DataError
         Logits that are NaN.
 

@@ -84,8 +84,6 @@ def beam_search(
 
     Raises
     ------
-    ConfigError
-        Illegal settings.
     DataError
         Logits that are NaN, or a constraint of another shape.
 

@@ -131,11 +131,6 @@ class SyntacticDistanceParser:
     training_ : dict
         ``losses`` (nats a hidden word), ``steps, ended_by, seconds, n_captions, n_words`` (of the vocabulary).
 
-    Raises
-    ------
-    ConfigError
-        A setting is not legal.
-
     Notes
     -----
     Attention is that of `neuroenc.attention` with sigmoids as weights; its own doors are for masks of keys or of
@@ -263,8 +258,6 @@ class SyntacticDistanceParser:
         ------
         DataError
             One string, or no caption with two words.
-        ConfigError
-            A setting is not legal.
         """
         check_whole("steps", steps)
         check_whole("batch_size", batch_size)

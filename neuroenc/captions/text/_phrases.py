@@ -250,8 +250,6 @@ def find_phrases(
 
     Raises
     ------
-    ConfigError
-        Unknown engine.
     DataError
         One string instead of a list, or a callable whose answer is not about these texts.
 

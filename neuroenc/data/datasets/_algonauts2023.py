@@ -50,11 +50,6 @@ class Algonauts2023(Dataset):
         ``responses`` (stimulus, voxel), ``vertex, hemi`` on fsaverage, ``roi``. ``stimuli``: training pictures, then
         test pictures, table with ``file, split, position, nsd_id`` (0-based). ``extra["splits"]``: train, test.
 
-    Raises
-    ------
-    ConfigError, DataError
-        An option is unknown; or files are absent or do not belong together.
-
     References
     ----------
     Gifford et al. (2023), The Algonauts Project 2023 Challenge, arXiv:2301.03198.

@@ -80,11 +80,6 @@ class Bold5000(Dataset):
         n_shown``. ``extra["splits"]["repeated"]``: the pictures shown more than once (113 when complete), the usual
         test set.
 
-    Raises
-    ------
-    ConfigError, DataError
-        An option is unknown; files are absent, do not belong together, or trials do not match their names.
-
     References
     ----------
     Chang et al. (2019), BOLD5000, a public fMRI dataset while viewing 5000 visual images, Scientific Data 6:49.

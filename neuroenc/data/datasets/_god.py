@@ -51,11 +51,6 @@ class GenericObjectDecoding(Dataset):
         derived from them). ``stimuli``: ids such as "n01518878_5958", table with ``stimulus_id, wnid, image, split,
         file``. ``extra["splits"]``: training, test; ``extra["part"]``: the part of each row; ``extra["mm"]``.
 
-    Raises
-    ------
-    ConfigError, DataError
-        An option is unknown; or the file is not what it should be.
-
     References
     ----------
     Horikawa & Kamitani (2017), Generic decoding of seen and imagined objects using hierarchical visual features, Nature

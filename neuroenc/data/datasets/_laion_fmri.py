@@ -57,11 +57,6 @@ class LAIONfMRI(Dataset):
         table with ``file`` and, from the table of pictures, ``dataset, unique_or_shared, n_reps``. ``extra["splits"]``:
         ``shared`` and ``unique``.
 
-    Raises
-    ------
-    ConfigError, DataError
-        An option is unknown, files are absent or do not belong together.
-
     References
     ----------
     ViCCo Group, LAION-fMRI, https://laion-fmri.hebartlab.com. Names of files and columns were compared with the

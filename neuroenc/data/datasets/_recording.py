@@ -286,8 +286,6 @@ def select_voxels(
 
     Raises
     ------
-    ConfigError
-        A region is unknown.
     DataError
         A mask has another shape or place, or nothing is selected.
     """

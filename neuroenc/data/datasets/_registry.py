@@ -336,11 +336,6 @@ def describe(path: str | os.PathLike[str]) -> list[Found]:
     list of Found
         ``kind, title, root, has, missing, call``; ``print`` shows it. Empty where nothing is known.
 
-    Raises
-    ------
-    DataError
-        The path does not exist.
-
     Examples
     --------
     >>> import tempfile

@@ -49,11 +49,6 @@ class ThingsFMRI(Dataset):
         ``extra["splits"]``: ``train`` and ``test`` as published; ``extra["voxels"]``: the voxel table (receptive
         fields, reliabilities); catch trials are not part of the table format.
 
-    Raises
-    ------
-    ConfigError, DataError
-        An option is unknown, files are absent or do not belong together.
-
     References
     ----------
     Hebart et al. (2023), THINGS-data, a multimodal collection of large-scale datasets for investigating object

@@ -94,11 +94,6 @@ def simulate_movie(
         ``peak_latency`` (s, NaN of voxels that are not driven), ``driven``, ``signal_share`` over ``voxel``. ``extra``:
         ``frames``, the features at their own times (sample, feature) with ``run`` and ``time`` (s).
 
-    Raises
-    ------
-    ConfigError
-        A setting is out of range.
-
     References
     ----------
     Friston et al. (1998), NeuroImage 7, 30-40 (the canonical response function).

@@ -339,13 +339,7 @@ class LearnedSelector(SupportSelector):
             return _BiEncoder(5 * r + 2, r + 2, check_whole("width", self.width))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the fitted selector, its prior included, to a folder.
-
-        Raises
-        ------
-        ConfigError
-            It was not fitted.
-        """
+        """Write the fitted selector, its prior included, to a folder."""
         if getattr(self, "model_", None) is None:
             raise ConfigError("this LearnedSelector was not fitted. Next step: fit(X, Y) before save.")
         assert self.model_ is not None

@@ -61,8 +61,6 @@ def descent_weights(
     ------
     DataError
         Shapes that do not fit, or values that are not finite.
-    ConfigError
-        A setting that is not legal.
 
     References
     ----------

@@ -191,8 +191,6 @@ def learn_merge(
 
     Raises
     ------
-    ConfigError
-        An unknown way.
     DataError
         Models of another anatomy, or a loss that is not finite.
 

@@ -214,11 +214,6 @@ class PatchUpsampler:
             Weight or text vectors of the objects.
         masks : array of bool (n, object, scale * H, scale * W)
             Where each object is; no place at all where a picture does not show it.
-
-        Raises
-        ------
-        DataError
-            Shapes that do not fit together.
         """
         for name in ("scale", "rank", "steps", "batch_size"):
             check_whole(name, getattr(self, name))

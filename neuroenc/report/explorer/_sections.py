@@ -83,11 +83,6 @@ def explorer_sections(
         ``.parquet``; ``evidence.csv``, ``phrases.csv`` and the other tables; ``scores.nc``; under ``maps/``
         (``subjects/NAME/maps/`` where there are several) all scores, and what each voxel is about as label maps with
         look-up tables, as NIfTI and GIFTI; ``methods.txt``, ``settings.json``, ``provenance.json``.
-
-    Raises
-    ------
-    DataError
-        ``study`` is not a CaptionStudy.
     """
     if not isinstance(study, CaptionStudy):
         raise DataError(

@@ -73,8 +73,6 @@ def accuracy_sections(
 
     Raises
     ------
-    DataError
-        If scores lack what is needed.
     ConfigError
         If ``maps`` names a score that is not there.
 
@@ -270,11 +268,6 @@ def plot_accuracy(scores: xr.Dataset) -> Any:
     Returns
     -------
     matplotlib.figure.Figure
-
-    Raises
-    ------
-    DataError
-        If scores has no ``r`` over ``voxel``.
 
     Examples
     --------

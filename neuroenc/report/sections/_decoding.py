@@ -41,13 +41,6 @@ def plot_identification(table: pd.DataFrame, *, groups: Sequence[str] | None = N
     -------
     matplotlib.figure.Figure
 
-    Raises
-    ------
-    DataError
-        Columns are missing.
-    ConfigError
-        An unknown set of voxels.
-
     Examples
     --------
     >>> import numpy as np

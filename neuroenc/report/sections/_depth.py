@@ -36,13 +36,6 @@ def plot_depth_curves(found: xr.Dataset, *, targets: Sequence[str] | None = None
     -------
     matplotlib.figure.Figure
 
-    Raises
-    ------
-    DataError
-        Variables are missing.
-    ConfigError
-        An unknown target.
-
     Examples
     --------
     >>> import numpy as np
@@ -111,13 +104,6 @@ def plot_layer_dims(
     Returns
     -------
     matplotlib.figure.Figure
-
-    Raises
-    ------
-    DataError
-        Not a sweep.
-    ConfigError
-        An unknown region.
 
     Examples
     --------

@@ -44,11 +44,6 @@ def group_sections(
     level : float
         Of the family-wise error and the false discovery rate.
 
-    Raises
-    ------
-    DataError
-        Maps or columns are missing.
-
     Examples
     --------
     >>> coords = {"vertex": ("voxel", [3, 9]), "hemi": ("voxel", ["L", "R"])}

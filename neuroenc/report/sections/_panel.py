@@ -25,11 +25,6 @@ def panel_sections(cells: pd.DataFrame, ranks: pd.DataFrame) -> list[Section]:
     ranks : DataFrame
         ``track`` and the columns of `neuroenc.stats.borda`; may be empty.
 
-    Raises
-    ------
-    DataError
-        Columns are missing.
-
     Examples
     --------
     >>> cells = pd.DataFrame({"model": ["a", "b"], "track": "images", "task": "V4/V4/r/images", "metric": "r"})

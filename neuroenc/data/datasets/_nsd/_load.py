@@ -115,8 +115,6 @@ def nsd(
 
     Raises
     ------
-    ConfigError
-        An option is unknown; the message gives the nearest.
     DataError
         Files are absent, damaged, or do not belong together; or memory does not hold what ``cache=False`` asks for.
 

@@ -210,13 +210,6 @@ def nsd_mask(
     -------
     bool array, (x, y, z) or (vertex,) with the left hemisphere first
 
-    Raises
-    ------
-    ConfigError
-        A name is unknown; the message gives the nearest.
-    DataError
-        A file is absent.
-
     References
     ----------
     Allen et al. (2022), Nature Neuroscience 25:116. Luo et al. (2023), arXiv:2310.04420 (the visual set).

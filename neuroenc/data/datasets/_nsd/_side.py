@@ -121,11 +121,6 @@ class NSDSynthetic(_Side):
         ``own``, whether the picture is in this subject's own colours. ``extra["trials"]``: a row a presentation with
         ``run`` and ``task``.
 
-    Raises
-    ------
-    ConfigError, DataError
-        An option is unknown, files are absent or do not belong together.
-
     References
     ----------
     Gifford, Cichy, Naselaris & Kay (2025), A 7T fMRI dataset of synthetic images for out-of-distribution modeling of
@@ -205,11 +200,6 @@ class NSDImagery(_Side):
         ``responses``, ids such as "A1" (set and number of the target). ``stimuli``: pictures of the targets of A and B
         where all that are asked for are there; table ``set, number, code, target``. ``extra["trials"]``: ``run, block,
         task``.
-
-    Raises
-    ------
-    ConfigError, DataError
-        An option is unknown, files are absent or do not belong together.
 
     References
     ----------
