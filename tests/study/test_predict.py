@@ -351,3 +351,25 @@ def test_encoders_of_another_config_do_not_stay(tmp_path, rng):
     encoder.save(tmp_path / "clip-s1")
     _clear_encoders(tmp_path, ["clip-s1", "clip-s2"])
     assert [p.parent.name for p in tmp_path.rglob("encoder.json")] == ["clip-s1"]
+
+
+def test_an_encoder_made_in_context_is_asked_about_pictures(tmp_path, rng):
+    """Its recipe is found from what the features say of their making; its predictions are those of features by hand."""
+    scenes = data.simulate_world(60, seed=6)
+    X = ImageEmbedder("world", normalise=True, cache=False, progress=False).embed(scenes)
+    Y = X.values[:50] @ rng.standard_normal((X.shape[1], V)) * 3 + rng.standard_normal((50, V))
+    Y = (Y - Y.mean(axis=0)) / Y.std(axis=0)
+    Y = data.make_responses(Y, stimulus=scenes.ids[:50], dim="stimulus", roi="FFA", subject="s9")
+    files = {"features": X[:50], "responses": Y, "query": X[50:]}
+    for name, values in files.items():
+        data.save(values, tmp_path / f"{name}.nc")
+    options = [x for name in files for x in (f"--{name}", str(tmp_path / f"{name}.nc"))]
+    told = CliRunner().invoke(app, ["icl", "predict", *options, "--out", str(tmp_path / "out"), "--quiet"])
+    assert told.exit_code == 0, told.output
+    predictor = load_predictor(tmp_path / "out" / "encoder", cache=False)
+    card = predictor.card
+    assert (card.subject, card.n_fit, card.space, card.features["features"]["model"]) == ("s9", 50, "features", "world")
+    assert "in-context model world from 50 trials" in card.notes[0]
+    by_hand = data.load(tmp_path / "out" / "predictions.nc")["predicted"]
+    np.testing.assert_allclose(predictor.predict(scenes.sel(scenes.ids[50:])).values, by_hand.values, atol=1e-6)
+    assert "in context" in (tmp_path / "out" / "encoder" / "README.md").read_text()

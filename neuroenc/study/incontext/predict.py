@@ -10,11 +10,13 @@ import xarray as xr
 
 from neuroenc import data, stats
 from neuroenc._core.device import resolve_device
-from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.encoders import check_space, feature_space
+from neuroenc._core.errors import ConfigError, DataError, NeuroencError
+from neuroenc.encoders import EncoderCard, check_space, feature_space
 from neuroenc.encoders.incontext import InContextEncoder, load_model
+from neuroenc.study.config import FeaturesConfig
 from neuroenc.study.incontext.evaluate import expert_of
 from neuroenc.study.incontext.subjects import prepared, read_matrix, subjects
+from neuroenc.study.stages.load import image_embedder
 from neuroenc.study.study import Study, stage
 
 Support = tuple[xr.DataArray, xr.DataArray, xr.DataArray, xr.DataArray | None]
@@ -47,6 +49,55 @@ def _from_task(study: Study) -> Support:
     rows = np.sort(np.random.default_rng([study.config.seed, 5]).permutation(len(subject.X))[:n])
     study.say(f"  {subject.name}: {n} of its {len(subject.X)} trials")
     return subject.X[rows], subject.Y[rows], subject.X_query, subject.Y_query
+
+
+def _recipe(X: xr.DataArray) -> dict[str, dict[str, Any]]:
+    """How pictures become such features, as a table ``[features.NAME]``; empty where their labels do not tell."""
+    made = feature_space(X)
+    if not made or X.ndim != 2 or "pooling" in made:
+        return {}
+    name, weights = str(made["backbone"]), str(made.get("weights", ""))
+    table: dict[str, Any] = {
+        "kind": "image",
+        "model": name,
+        "layer": str(made.get("layer", "")),
+        "normalise": bool(made["normalised"]),
+    }
+    for pretrained in ("", weights):
+        try:
+            if image_embedder(FeaturesConfig(**table, pretrained=pretrained)).backbone.weights == weights:
+                return {"features": {k: v for k, v in {**table, "pretrained": pretrained}.items() if v != ""}}
+        except NeuroencError:
+            continue  # a backbone that is not of this installation
+    return {}
+
+
+def _card(
+    study: Study, X: xr.DataArray, Y: xr.DataArray, model: str, truth: xr.DataArray | None, r: Any
+) -> EncoderCard:
+    """What a stranger must know of an encoder that was made in context."""
+    ids = tuple(dict.fromkeys(map(str, Y["stimulus"].values)))
+    people: Any = np.unique(Y["subject"].values) if "subject" in Y.coords else []
+    of = ", ".join(map(str, people)) or "a new subject"
+    features, task = _recipe(X), study.table("incontext").task.kind
+    scores = None if truth is None else xr.Dataset({"r": ("voxel", r)}, coords={"voxel": Y["voxel"].values})
+    return EncoderCard(
+        title=f"{study.config.title}: {of}, in context",
+        subject=of,
+        features=features,
+        space=next(iter(features), ""),
+        units=str(Y.attrs.get("units", "")),
+        zscored=str(Y.attrs.get("zscored", "")),
+        pictures=f"{len(ids)} stimuli, such as {', '.join(ids[:3])}",
+        stimuli=ids,
+        n_fit=len(Y),
+        n_test=0 if truth is None else len(truth),
+        split="" if truth is None else "queries that are never in the support",
+        notes=(f"Made by the in-context model {model} from {len(Y)} trials.", *study.config.notes),
+        limits=("Anything about brains: these responses were simulated.",) if task == "world" else (),
+        licence=str(Y.attrs.get("licence", "")),
+        scores=scores,
+    )
 
 
 @stage("predict", reads=("config.incontext", "config.seed"), writes=("predictions", "summary"))
@@ -84,6 +135,7 @@ def predict(study: Study) -> dict[str, Any]:
         summary["mean_explained_variance"] = float(np.nanmean(ev))
         study.say(f"  mean explained variance of the queries: {summary['mean_explained_variance']:.4f}")
     if study.out is not None:
-        encoder.save(study.out / "encoder")
+        r = None if truth is None else stats.pearson_r(truth.values, found["predicted"].values)
+        encoder.save(study.out / "encoder", _card(study, X, Y, summary["model"], truth, r))
         data.save(predictions, study.out / "predictions.nc")
     return {"predictions": predictions, "summary": summary}
