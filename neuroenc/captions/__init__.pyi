@@ -50,7 +50,6 @@ from .checks._grounding_bank import BankImages as BankImages, hallucination_rate
 from .checks._hypothesis import test_caption as test_caption
 from .checks._intervention import (
     GroundedCaptions as GroundedCaptions,
-    GroundedConstraint as GroundedConstraint,
     grounded_decode as grounded_decode,
 )
 from .checks._preference import (
@@ -58,13 +57,11 @@ from .checks._preference import (
     PreferencePair as PreferencePair,
     PreferenceTraining as PreferenceTraining,
     caption_perplexity as caption_perplexity,
-    cdpo_loss as cdpo_loss,
     preference_pairs as preference_pairs,
     train_grounded as train_grounded,
     train_preferences as train_preferences,
 )
 from .checks._scoring import (
-    caption_agreement as caption_agreement,
     caption_diversity as caption_diversity,
     caption_stability as caption_stability,
     round_trip as round_trip,
@@ -75,33 +72,23 @@ from .checks._scoring import (
 from .checks._trimming import trim_captions as trim_captions
 from .decoding._constraints import (
     CorpusConstraint as CorpusConstraint,
-    TrieConstraint as TrieConstraint,
-    WordBan as WordBan,
 )
 from .decoding._keywords import KeywordDecoder as KeywordDecoder
 from .decoding._language_model import load_captioner as load_captioner, make_language_model as make_language_model
-from .decoding._level_prompts import LEVEL_PROMPTS as LEVEL_PROMPTS
 from .decoding._ngram_retriever import NGramRetriever as NGramRetriever
 from .decoding._prefix import PrefixDecoder as PrefixDecoder
 from .decoding._prefix_training import PrefixTraining as PrefixTraining, train_prefix as train_prefix
 from .decoding._retrieval import Decoder as Decoder, RetrievalDecoder as RetrievalDecoder
 from .decoding._retriever_training import train_retriever as train_retriever
 from .decoding._sampling import (
-    CausalStep as CausalStep,
-    FunctionStep as FunctionStep,
     Hypotheses as Hypotheses,
-    StepModel as StepModel,
-    sample as sample,
 )
-from .decoding._search import Generated as Generated, SearchSettings as SearchSettings, beam_search as beam_search
+from .decoding._search import Generated as Generated, SearchSettings as SearchSettings
 from .projection._project import (
-    on_manifold as on_manifold,
     project as project,
-    project_folds as project_folds,
     project_weights as project_weights,
 )
-from .projection._state import ProjectionState as ProjectionState
 from .projection._stream import bank_folds as bank_folds, bank_hash as bank_hash
 from .text._parser import Bracketing as Bracketing, SyntacticDistanceParser as SyntacticDistanceParser
-from .text._phrases import find_phrases as find_phrases, load_spacy as load_spacy, spacy_version as spacy_version
-from .text._words import STOP_PHRASES as STOP_PHRASES, STOP_WORDS as STOP_WORDS, word_pattern as word_pattern
+from .text._phrases import find_phrases as find_phrases, spacy_version as spacy_version
+from .text._words import STOP_WORDS as STOP_WORDS, word_pattern as word_pattern

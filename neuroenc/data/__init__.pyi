@@ -16,7 +16,6 @@ from ._files import (
     fetch as fetch,
     list_manifests as list_manifests,
     load_manifest as load_manifest,
-    mirror_dir as mirror_dir,
     presence as presence,
     verify as verify,
 )

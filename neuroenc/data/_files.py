@@ -191,13 +191,7 @@ def data_dir(dest: StrPath | None = None) -> Path:
 
 
 def mirror_dir(mirror: StrPath | None = None) -> Path | None:
-    """Folder laid out as ``MIRROR/NAME/path`` that is tried before the network, or None.
-
-    Raises
-    ------
-    DataError
-        A mirror is named but is not a folder.
-    """
+    """Folder laid out as ``MIRROR/NAME/path`` that is tried before the network, or None."""
     value = mirror or os.environ.get("NEUROENC_MIRROR")
     if not value:
         return None

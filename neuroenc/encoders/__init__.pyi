@@ -14,7 +14,6 @@ from ._folds import resolve_folds as resolve_folds
 from ._invariance import (
     invariance as invariance,
     invariance_index as invariance_index,
-    transform_stimuli as transform_stimuli,
 )
 from ._invert import decode_features as decode_features, retrieve as retrieve
 from ._labels import align_voxels as align_voxels, check_space as check_space, feature_space as feature_space
@@ -23,7 +22,7 @@ from ._share import encoder_table as encoder_table, pull_encoder as pull_encoder
 from ._transfer import transfer_matrix as transfer_matrix
 from ._width import cheapest as cheapest, layer_dim_sweep as layer_dim_sweep
 from .incontext import InContextEncoder as InContextEncoder
-from .linear._banded import BandedRidgeEncoder as BandedRidgeEncoder, simplex_candidates as simplex_candidates
+from .linear._banded import BandedRidgeEncoder as BandedRidgeEncoder
 from .linear._descent import descent_weights as descent_weights
 from .linear._null import cross_validated_p as cross_validated_p
 from .linear._reduce import Reduction as Reduction, fit_reduction as fit_reduction
@@ -34,7 +33,6 @@ from .linear._ridge import (
     ridge_weights as ridge_weights,
 )
 from .linear._spaces import (
-    nested_gammas as nested_gammas,
     select_features as select_features,
     variance_partition as variance_partition,
 )

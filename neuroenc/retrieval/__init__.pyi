@@ -24,7 +24,6 @@ from ._ngrams import (
     NGramScorer as NGramScorer,
     ScoredDocument as ScoredDocument,
     Successors as Successors,
-    ngram_weight as ngram_weight,
 )
 from ._pointer import PointerSelector as PointerSelector
 from ._rank import CrossRanker as CrossRanker

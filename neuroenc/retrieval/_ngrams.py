@@ -280,18 +280,12 @@ def ngram_weight(logp: Any, counts: Any, n_tokens: int, *, alpha: float = 2.0, s
         Occurrences in the corpus; an n-gram that does not occur weighs 0.
     n_tokens : int
         N, tokens of the corpus.
-    alpha : float
     smoothing : float
         s.
 
     Returns
     -------
     ndarray (n,) float64
-
-    Raises
-    ------
-    DataError
-        Log-probabilities above 0, NaN, or another number of counts.
 
     References
     ----------

@@ -25,11 +25,9 @@ from ._permutation import (
     sign_flip_test as sign_flip_test,
 )
 from ._rdm import rdm as rdm, square_rdm as square_rdm
-from ._repeats import variance_components as variance_components
 from ._resampler import Resampler as Resampler
 from ._rsa import compare_rdms as compare_rdms, rdm_ceiling as rdm_ceiling
 from ._scores import (
-    convert_ceiling as convert_ceiling,
     explained_variance as explained_variance,
     normalise as normalise,
     pearson_r as pearson_r,

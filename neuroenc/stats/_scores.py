@@ -174,11 +174,6 @@ def convert_ceiling(ceiling: Any, *, from_unit: str, to_unit: str) -> Floats:
     -------
     array (n_voxels,), float64
 
-    Raises
-    ------
-    ValueError
-        Unit not legal, or values outside [0, 1].
-
     Examples
     --------
     >>> import numpy as np

@@ -133,9 +133,10 @@ def reading(args):
     """One reading against one for each that asks, on pieces of the bank in turn."""
     import numpy as np
 
-    from neuroenc.captions import bank_folds, evidence, project, project_folds
+    from neuroenc.captions import bank_folds, evidence, project
     from neuroenc.captions._bank_pass import BankPass
     from neuroenc.captions.checks._grounding_bank import read_images
+    from neuroenc.captions.projection._project import project_folds
     from neuroenc.retrieval import as_bank
 
     rng = np.random.default_rng(0)

@@ -62,8 +62,8 @@ def main() -> None:
     import torch
 
     from brackets import left_branching, random_tree, right_branching
-    from neuroenc.captions import SyntacticDistanceParser, load_spacy
-    from neuroenc.captions.text._phrases import _BORDERS, phrases_of
+    from neuroenc.captions import SyntacticDistanceParser
+    from neuroenc.captions.text._phrases import _BORDERS, load_spacy, phrases_of
     from neuroenc.data import load_dataset
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

@@ -29,7 +29,8 @@ import psutil
 from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
-from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder, simplex_candidates
+from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder
+from neuroenc.encoders.linear._banded import simplex_candidates
 
 CV = KFold(5)
 CORES = 2

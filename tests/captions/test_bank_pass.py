@@ -5,9 +5,10 @@ import pytest
 import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import RetrievalDecoder, bank_folds, caption_voxels, evidence, project, project_folds
+from neuroenc.captions import RetrievalDecoder, bank_folds, caption_voxels, evidence, project
 from neuroenc.captions._bank_pass import BankPass
 from neuroenc.captions.checks._grounding_bank import read_images
+from neuroenc.captions.projection._project import project_folds
 from neuroenc.retrieval import EmbeddingBank, as_bank
 
 RNG = np.random.default_rng(0)

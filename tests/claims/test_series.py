@@ -26,7 +26,8 @@ import pytest
 from scipy.signal import lfilter
 
 from neuroenc import data, stats
-from neuroenc.data.simulate import hemodynamic_response, simulate_movie
+from neuroenc.data.simulate import simulate_movie
+from neuroenc.data.simulate._movie import hemodynamic_response
 from neuroenc.encoders import Delayer, RidgeEncoder, cross_validated_p, lag_profile
 
 pytestmark = pytest.mark.slow

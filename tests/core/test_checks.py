@@ -9,7 +9,10 @@ import xarray as xr
 
 from neuroenc import captions, data, encoders, report, stats
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.retrieval import CaptionCorpus, DenseIndex, LexicalIndex, NGramIndex, NGramScorer, as_bank, ngram_weight
+from neuroenc.captions.checks._scoring import caption_agreement
+from neuroenc.encoders.linear._banded import simplex_candidates
+from neuroenc.retrieval import CaptionCorpus, DenseIndex, LexicalIndex, NGramIndex, NGramScorer, as_bank
+from neuroenc.retrieval._ngrams import ngram_weight
 
 RNG = np.random.default_rng(0)
 Y, YHAT = RNG.standard_normal((2, 20, 3))
@@ -26,7 +29,7 @@ SEEDED = {
     "bank_folds": lambda seed: captions.bank_folds(10, 2, seed=seed),
     "shuffled_control": lambda seed: captions.shuffled_control(np.eye(3), seed=seed),
     "resampled_rows": lambda seed: list(encoders.resampled_rows([1, 2, 3], seed=seed)),
-    "simplex_candidates": lambda seed: encoders.simplex_candidates(2, 5, seed),
+    "simplex_candidates": lambda seed: simplex_candidates(2, 5, seed),
     "ReadoutEncoder": lambda seed: encoders.ReadoutEncoder("linear", seed=seed).fit(Y, YHAT),
 }
 
@@ -104,7 +107,7 @@ REFUSED = {
     "a direction of another width": lambda: captions.RetrievalDecoder(TEXTS, VECTORS, image_direction=[1.0]),
     "a direction of NaN": lambda: captions.RetrievalDecoder(TEXTS, VECTORS, image_direction=[np.nan, 1.0, 1.0]),
     "regions of other voxels": lambda: captions.sentence_scores(VECTORS, RNG.standard_normal((20, 3)), Y, roi=["a"]),
-    "no shuffles": lambda: captions.caption_agreement(np.ones((3, 4, 5)), n_shuffles=0),
+    "no shuffles": lambda: caption_agreement(np.ones((3, 4, 5)), n_shuffles=0),
     "counts below 0": lambda: ngram_weight([-1.0], [-5], 100),
     "counts above the corpus": lambda: ngram_weight([-1.0], [500], 100),
     "tokens that are fractions": lambda: NGramIndex([[1.5, 2]]),
@@ -112,7 +115,7 @@ REFUSED = {
     "queries in words": lambda: DenseIndex(VECTORS).search(["dog"], 1),
     "a ragged bank": lambda: as_bank([[1, 2], [3]]),
     "a penalty for other voxels": lambda: encoders.ridge_weights(Y, YHAT, [1.0, 2.0]),
-    "no bands": lambda: encoders.simplex_candidates(0, 5, 0),
+    "no bands": lambda: simplex_candidates(0, 5, 0),
     "no resamples": lambda: list(encoders.resampled_rows([1, 2, 3], n_draws=0)),
     "percent for shares": lambda: stats.partition_variance({"a": [40.0], "b": [30.0], ("a", "b"): [50.0]}),
     "a curve without columns": lambda: report.plot_support_curves(pd.DataFrame({"x": [1]})),

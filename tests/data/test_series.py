@@ -5,7 +5,8 @@ import pytest
 
 from neuroenc import data, stats
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.data.simulate import hemodynamic_response, simulate_movie
+from neuroenc.data.simulate import simulate_movie
+from neuroenc.data.simulate._movie import hemodynamic_response
 
 RNG = np.random.default_rng(0)
 

@@ -13,8 +13,8 @@ from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import average_repeats, match, zscore
 from neuroenc.data._stimuli import Stimuli
 from neuroenc.data._validate import validate_responses
-from neuroenc.data.simulate import CHANNELS, FAMILIES, MEMBERS, ROIS, energy_maps, simulate_cortex, simulate_world
-from neuroenc.data.simulate._rois import fsaverage5
+from neuroenc.data.simulate import FAMILIES, MEMBERS, ROIS, simulate_cortex, simulate_world
+from neuroenc.data.simulate._rois import CHANNELS, energy_maps, fsaverage5
 from neuroenc.embedding import ImageEmbedder
 from neuroenc.encoders import RidgeEncoder
 

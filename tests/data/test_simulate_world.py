@@ -11,16 +11,9 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from neuroenc._core.errors import ConfigError
-from neuroenc.data.simulate import (
-    FAMILIES,
-    MEMBERS,
-    NEUTRAL,
-    energy_maps,
-    families_in_caption,
-    family_of_word,
-    simulate_world,
-    vocabulary,
-)
+from neuroenc.data.simulate import FAMILIES, MEMBERS, families_in_caption, family_of_word, simulate_world, vocabulary
+from neuroenc.data.simulate._lexicon import NEUTRAL
+from neuroenc.data.simulate._rois import energy_maps
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import make_features, make_responses
-from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder, simplex_candidates
+from neuroenc.encoders import BandedRidgeEncoder, RidgeEncoder
+from neuroenc.encoders.linear._banded import simplex_candidates
 
 ALPHAS = np.logspace(-1, 4, 6)
 

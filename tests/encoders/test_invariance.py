@@ -9,7 +9,8 @@ from scipy import ndimage
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import Stimuli, perturb_text
-from neuroenc.encoders import invariance, invariance_index, transform_stimuli
+from neuroenc.encoders import invariance, invariance_index
+from neuroenc.encoders._invariance import transform_stimuli
 
 
 def pictures(n=60, side=40, seed=0):

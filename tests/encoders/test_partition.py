@@ -9,7 +9,8 @@ from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data import make_responses
-from neuroenc.encoders import RidgeEncoder, nested_gammas, variance_partition
+from neuroenc.encoders import RidgeEncoder, variance_partition
+from neuroenc.encoders.linear._spaces import nested_gammas
 from neuroenc.stats import score
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings, strategies as st
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.data.simulate import simulate_world
-from neuroenc.retrieval import CaptionCorpus, NGramIndex, NGramScorer, ngram_weight
+from neuroenc.retrieval import CaptionCorpus, NGramIndex, NGramScorer
+from neuroenc.retrieval._ngrams import ngram_weight
 
 
 def brute(

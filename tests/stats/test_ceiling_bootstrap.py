@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroenc.stats import Resampler, convert_ceiling, ncsnr, noise_ceiling, normalise, score, subject_ceiling
+from neuroenc.stats import Resampler, ncsnr, noise_ceiling, normalise, score, subject_ceiling
+from neuroenc.stats._scores import convert_ceiling
 
 
 def shown(n=80, k=3, v=4, seed=0, noise=1.0):

@@ -7,16 +7,9 @@ import warnings
 import numpy as np
 import pytest
 
-from neuroenc.stats import (
-    convert_ceiling,
-    explained_variance,
-    ncsnr,
-    noise_ceiling,
-    normalise,
-    pearson_r,
-    split_half_reliability,
-    variance_components,
-)
+from neuroenc.stats import explained_variance, ncsnr, noise_ceiling, normalise, pearson_r, split_half_reliability
+from neuroenc.stats._repeats import variance_components
+from neuroenc.stats._scores import convert_ceiling
 
 
 def simulate(planted, n_stimuli, repeats, seed=0):

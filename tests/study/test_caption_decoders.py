@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import CaptionStudy, WordBan, load_captioner, load_lexicon, make_language_model
+from neuroenc.captions import CaptionStudy, load_captioner, load_lexicon, make_language_model
+from neuroenc.captions.decoding._constraints import WordBan
 from neuroenc.captions.text._words import word_pattern
 from neuroenc.study import caption, example_config, read_config
 from neuroenc.study.preflight import preflight

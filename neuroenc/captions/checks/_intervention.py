@@ -83,8 +83,6 @@ class GroundedConstraint:
 
     Parameters
     ----------
-    checker : GroundingChecker
-    decoder : PrefixDecoder
     voxels : sequence
         Name of the voxel of each item number; of a projection, ``projection["voxel"].values``.
 

@@ -107,7 +107,6 @@ def cdpo_loss(
         Sums of log-probabilities of the tokens of :math:`y^\pm` only, given image x and context c, of the model.
     reference_preferred, reference_rejected : Tensor (n,)
         The same of the model before training.
-    beta : float
 
     Returns
     -------

@@ -214,8 +214,6 @@ def caption_agreement(vectors: Any, *, n_shuffles: int = 100, seed: int = 0) -> 
     ----------
     vectors : array (fold, voxel, feature)
         Sentence vectors of each fold's captions.
-    n_shuffles : int
-    seed : int
 
     Returns
     -------

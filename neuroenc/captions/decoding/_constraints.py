@@ -217,11 +217,6 @@ class TrieConstraint(CorpusConstraint):
     ids : sequence of str, optional
         Id of each name; default the name.
 
-    Raises
-    ------
-    DataError
-        Names that are the same tokens, or none.
-
     References
     ----------
     De Cao, Izacard, Riedel, Petroni. Autoregressive entity retrieval. ICLR 2021.
@@ -229,7 +224,7 @@ class TrieConstraint(CorpusConstraint):
 
     Examples
     --------
-    >>> from neuroenc.captions import TrieConstraint
+    >>> from neuroenc.captions.decoding._constraints import TrieConstraint
     >>> trie = TrieConstraint(["ab", "abc", "b"], lambda t: [ord(c) - 96 for c in t], stop=0, vocabulary=4)
     >>> trie.allowed([]), trie.allowed([1, 2]), trie.allowed([1, 2, 3]), trie.name([1, 2, 3, 0])
     ([1, 2], [0, 3], [0], 'abc')
@@ -284,14 +279,10 @@ class WordBan:
     within : callable, optional
         Another constraint that holds as well, such as a :class:`CorpusConstraint`.
 
-    Raises
-    ------
-    ConfigError
-        No words, or one without a letter or digit.
-
     Examples
     --------
-    >>> from neuroenc.captions import WordBan, load_captioner
+    >>> from neuroenc.captions import load_captioner
+    >>> from neuroenc.captions.decoding._constraints import WordBan
     >>> captioner = load_captioner("world", device="cpu")
     >>> quiet = captioner.with_options(without=["face", "grass"])
     >>> ban = WordBan(["face"], captioner.tokenizer, captioner.vocabulary)

@@ -31,45 +31,6 @@ class StepModel(Protocol):
         """State whose row r is row ``rows[r]`` of the given one, which is not used again."""
 
 
-class FunctionStep:
-    """Step-wise model from a function of the whole history, without state.
-
-    Parameters
-    ----------
-    function : callable
-        ``function(items (rows,), tokens (rows, t)) -> logits (rows, V)``.
-    n : int
-        Items.
-
-    Examples
-    --------
-    >>> import torch
-    >>> table = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
-    >>> step = FunctionStep(lambda items, tokens: table[tokens[:, -1] if tokens.shape[1] else items], n=1)
-    >>> step.start()[0].tolist()
-    [[0.0, 1.0, 0.0]]
-    """
-
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], n: int) -> None:
-        self.function, self.n = function, int(n)
-
-    def start(self) -> tuple[Tensor, Any]:
-        """See `StepModel`."""
-        items = torch.arange(self.n)
-        tokens = torch.zeros((self.n, 0), dtype=torch.int64)
-        return self.function(items, tokens), (items, tokens)
-
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """See `StepModel`."""
-        items, before = state
-        history = torch.cat([before, tokens[:, None]], dim=1)
-        return self.function(items, history), (items, history)
-
-    def select(self, state: Any, rows: Tensor) -> Any:
-        """See `StepModel`."""
-        return tuple(part[rows] for part in state)
-
-
 class CausalStep:
     """Step-wise model of a transformers causal language model, conditioned on a prefix of embeddings.
 
@@ -258,15 +219,12 @@ def sample(
 
     Parameters
     ----------
-    step : StepModel
     stop, max_length, length_penalty, constraint
         As in :func:`beam_search`; a constraint acts before the cut.
     n_samples : int
         An item; equal ones are kept.
     temperature, top_p : float
         ``top_p=1`` draws from the whole distribution.
-    top_k : int, optional
-    seed : int
     items : sequence of int (n,), optional
         Number of each item for its random numbers, where the batch is part of something larger.
 
@@ -275,22 +233,9 @@ def sample(
     Hypotheses
         ``logp`` is the model's own, at temperature 1 and uncut: comparable between settings.
 
-    Raises
-    ------
-    DataError
-        Logits that are NaN.
-
     References
     ----------
     Holtzman et al. The curious case of neural text degeneration. ICLR 2020.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from neuroenc.captions import FunctionStep, sample
-    >>> step = FunctionStep(lambda items, tokens: torch.tensor([0.0, 5.0, 1.0]).expand(len(items), 3), n=2)
-    >>> sample(step, stop=1, n_samples=2, max_length=4, top_p=0.5).tokens[:, :, 0].tolist()
-    [[1, 1], [1, 1]]
     """
     k, longest = check_whole("n_samples", n_samples), check_whole("max_length", max_length)
     if top_k is not None:

@@ -60,7 +60,6 @@ def beam_search(
 
     Parameters
     ----------
-    step : StepModel
     stop : int
         Token that ends a hypothesis.
     beams : int
@@ -82,25 +81,10 @@ def beam_search(
         ``constraint(tokens (rows, t), items (rows,)) -> bool (rows, V)``, True where a token may come next; asked
         for growing hypotheses only. Probabilities are not normalised again. One that may go nowhere dies.
 
-    Raises
-    ------
-    DataError
-        Logits that are NaN, or a constraint of another shape.
-
     References
     ----------
     Mokady, Hertz, Bermano. ClipCap: CLIP prefix for image captioning. 2021.
     Vijayakumar et al. Diverse beam search for improved description of complex scenes. AAAI 2018.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from neuroenc.captions import FunctionStep, beam_search
-    >>> table = torch.tensor([[0.1, 0.6, 0.3], [0.7, 0.1, 0.2], [0.1, 0.1, 0.8]]).log()
-    >>> step = FunctionStep(lambda items, tokens: table[tokens[:, -1] if tokens.shape[1] else items], n=1)
-    >>> found = beam_search(step, stop=2, beams=2, max_length=3)
-    >>> found.tokens[0].tolist(), found.finished[0].tolist()
-    ([[1, 0, 1], [1, 0, 2]], [False, True])
     """
     beams, groups = check_whole("beams", beams), check_whole("groups", groups)
     check_whole("max_length", max_length)

@@ -153,11 +153,6 @@ def project_folds(
     Dataset
         As of :func:`project`, every variable with a first dimension ``fold``, and ``n_images (fold)``.
 
-    Raises
-    ------
-    ConfigError, DataError
-        As :func:`project`; a fold without images, or a mask of another length than the bank.
-
     References
     ----------
     Luo, Henderson, Tarr, Wehbe. BrainSCUBA: Fine-grained natural language captions of visual cortex
@@ -323,11 +318,6 @@ def on_manifold(
         ``distance`` (from 0 to 2; 3e-4 and less are one image), ``cosine``, ``nearest_image`` (id), ``ratio`` (of
         ``distance`` to ``natural_distance``); scalars ``natural_distance`` and ``natural_cosine`` (of the median
         image), and ``natural_distance_95`` (the 95th percentile).
-
-    Raises
-    ------
-    DataError
-        Width mismatch; NaN, infinite or zero-norm images; with ``n_natural``, a stream or a single image.
 
     Examples
     --------

@@ -26,7 +26,6 @@ class ProjectionState:
     ----------
     weights : array (v, d)
         Unit-norm weights, one row a voxel.
-    temperature : float
     decouple : bool
         Sum unit directions (True) or raw vectors (False).
     dtype : "float32", "float64" or None
@@ -146,13 +145,7 @@ class ProjectionState:
         self.nearest_norm[part][voxel] = kernel.norms[j[pick]]
 
     def merge(self, other: ProjectionState) -> ProjectionState:
-        """State of both parts' rows together; neither is changed. Associative up to rounding.
-
-        Raises
-        ------
-        DataError
-            The states belong to other weights, temperature, or kind of average.
-        """
+        """State of both parts' rows together; neither is changed. Associative up to rounding."""
         same = (self.temperature, self.decouple) == (other.temperature, other.decouple)
         if not same or not np.array_equal(self.weights, other.weights):
             raise DataError("ProjectionStates merge only with equal weights, temperature, decouple.")
@@ -191,11 +184,6 @@ class ProjectionState:
         dict
             ``mean`` (v, d) softmax average of the unit directions (raw vectors with ``decouple=False``);
             ``norm`` (v,) average of the norms; ``effective_images`` (v,) exp of the entropy of the weights.
-
-        Raises
-        ------
-        DataError
-            No rows were seen.
         """
         if self.count == 0:
             raise DataError("the embedding bank has 0 rows; at least one is needed.")

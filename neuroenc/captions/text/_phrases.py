@@ -57,13 +57,6 @@ def load_spacy(model: str | None = None) -> Any:
     spacy.language.Language
         Shared by all callers: do not change it.
 
-    Raises
-    ------
-    ModuleNotFoundError
-        spaCy or the model is not installed; the message names the extra and the packages.
-    ConfigError
-        ``model`` cannot be found.
-
     Examples
     --------
     >>> [token.lemma_ for token in load_spacy()("Two dogs are running.")]  # doctest: +SKIP

@@ -40,7 +40,7 @@ from ._maps import (
 )
 from ._mixture import PriorMixture as PriorMixture
 from ._model import InContextModel as InContextModel, VoxelWeights as VoxelWeights, make_model as make_model
-from ._official import load_braincorl as load_braincorl, published_state_dict as published_state_dict
+from ._official import load_braincorl as load_braincorl
 from ._place_prior import PlacePrior as PlacePrior
 from ._planning import ExpectedAccuracy as ExpectedAccuracy, random_lists as random_lists
 from ._prior import WeightPrior as WeightPrior

@@ -75,7 +75,8 @@ def load_braincorl(path: str | os.PathLike[str], *, heads: int = 10) -> InContex
     --------
     >>> import tempfile
     >>> import torch
-    >>> from neuroenc.encoders.incontext import load_braincorl, make_model, published_state_dict
+    >>> from neuroenc.encoders.incontext import load_braincorl, make_model
+    >>> from neuroenc.encoders.incontext._official import published_state_dict
     >>> model = make_model("clip-3", n_features=16, dim=20, hidden=32)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     torch.save(published_state_dict(model), folder + "/CLIP_trained_on_s125.pth")

@@ -36,7 +36,6 @@ def nested_gammas(n_bands: int, n_candidates: int = 50, seed: int = 0) -> np.nda
 
     Parameters
     ----------
-    n_bands : int
     n_candidates : int
         In all; at least the ``2 ** n_bands - 1`` subsets are given.
     seed : int

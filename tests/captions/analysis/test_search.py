@@ -9,7 +9,8 @@ from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import search_voxels, shuffled_control, structurize
-from neuroenc.data.simulate import FAMILIES, MEMBERS, NEUTRAL, family_of_word
+from neuroenc.data.simulate import FAMILIES, MEMBERS, family_of_word
+from neuroenc.data.simulate._lexicon import NEUTRAL
 
 QUERIES = {"a pizza": "food", "a man": "face", "a house": "place", "a poster": "word", "a dancer": "body"}
 REFERENCE = [f"a {m}" for f in FAMILIES for m in MEMBERS[f]] + [f"a {m}" for m in NEUTRAL]

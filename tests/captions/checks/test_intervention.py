@@ -10,17 +10,16 @@ from biased_captions import Biased
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.captions import (
     CorpusConstraint,
-    GroundedConstraint,
     PreferencePair,
     caption_perplexity,
-    cdpo_loss,
     grounded_decode,
     hallucination_rate,
     preference_pairs,
     train_grounded,
     train_preferences,
 )
-from neuroenc.captions.checks._preference import segment_logp
+from neuroenc.captions.checks._intervention import GroundedConstraint
+from neuroenc.captions.checks._preference import cdpo_loss, segment_logp
 
 
 @pytest.fixture(scope="module")

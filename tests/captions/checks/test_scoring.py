@@ -6,7 +6,8 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from neuroenc._core.errors import DataError
-from neuroenc.captions import caption_agreement, caption_diversity, round_trip, sentence_scores
+from neuroenc.captions import caption_diversity, round_trip, sentence_scores
+from neuroenc.captions.checks._scoring import caption_agreement
 
 
 def planted(rng, n_voxels=60, n_stimuli=120, e=16, noise=1.0, families=3):

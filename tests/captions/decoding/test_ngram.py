@@ -6,9 +6,12 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import CorpusConstraint, FunctionStep, beam_search, sample
+from neuroenc.captions import CorpusConstraint
+from neuroenc.captions.decoding._sampling import sample
+from neuroenc.captions.decoding._search import beam_search
 from neuroenc.data.simulate import simulate_world
 from neuroenc.retrieval import NGramIndex
+from steps import FunctionStep
 
 STOP = 0
 token = st.integers(0, 4)

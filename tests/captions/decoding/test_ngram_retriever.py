@@ -10,23 +10,17 @@ import torch
 import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import (
-    LEVEL_PROMPTS,
-    CausalStep,
-    NGramRetriever,
-    PrefixDecoder,
-    TrieConstraint,
-    beam_search,
-    find_phrases,
-    make_language_model,
-    train_retriever,
-)
+from neuroenc.captions import NGramRetriever, PrefixDecoder, find_phrases, make_language_model, train_retriever
+from neuroenc.captions.decoding._constraints import TrieConstraint
+from neuroenc.captions.decoding._level_prompts import LEVEL_PROMPTS
 from neuroenc.captions.decoding._ngram_retriever import (
     ngram_log_probabilities,
     prompted,
     write_names,
     write_ngrams,
 )
+from neuroenc.captions.decoding._sampling import CausalStep
+from neuroenc.captions.decoding._search import beam_search
 from neuroenc.data.simulate import simulate_world
 from neuroenc.retrieval import CaptionCorpus, NGramScorer, pseudo_queries
 

@@ -9,9 +9,10 @@ import torch
 from scipy import stats
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import CausalStep, FunctionStep, beam_search, sample
-from neuroenc.captions.decoding._sampling import nucleus
+from neuroenc.captions.decoding._sampling import CausalStep, nucleus, sample
+from neuroenc.captions.decoding._search import beam_search
 from neuroenc.embedding import prepare
+from steps import FunctionStep
 
 STOP = 0
 

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from neuroenc._core.errors import ConfigError
-from neuroenc.captions import CorpusConstraint, FunctionStep, WordBan, beam_search, load_captioner, load_lexicon
+from neuroenc.captions import CorpusConstraint, load_captioner, load_lexicon
+from neuroenc.captions.decoding._constraints import WordBan
+from neuroenc.captions.decoding._search import beam_search
 from neuroenc.data.simulate import simulate_world
 from neuroenc.embedding import ImageEmbedder
+from steps import FunctionStep
 
 
 class Pieces:

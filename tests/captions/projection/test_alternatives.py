@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import RetrievalDecoder, on_manifold, project, project_weights
-from neuroenc.captions.projection._project import METHODS, gather_rows, natural_neighbours
+from neuroenc.captions import RetrievalDecoder, project, project_weights
+from neuroenc.captions.projection._project import METHODS, gather_rows, natural_neighbours, on_manifold
 from neuroenc.retrieval import as_bank
 
 

@@ -10,7 +10,9 @@ import pytest
 import xarray as xr
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import ProjectionState, bank_folds, project, project_folds
+from neuroenc.captions import bank_folds, project
+from neuroenc.captions.projection._project import project_folds
+from neuroenc.captions.projection._state import ProjectionState
 from neuroenc.retrieval import Chunk, as_bank
 
 NUMBERS = ("embedding", "norm", "cosine_before_after", "effective_images", "bank_direction")

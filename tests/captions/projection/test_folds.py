@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import bank_folds, project, project_folds
+from neuroenc.captions import bank_folds, project
+from neuroenc.captions.projection._project import project_folds
 from neuroenc.retrieval import as_bank
 
 

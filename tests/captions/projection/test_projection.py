@@ -12,7 +12,8 @@ import xarray as xr
 from hypothesis import given, settings, strategies as st
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.captions import ProjectionState, project
+from neuroenc.captions import project
+from neuroenc.captions.projection._state import ProjectionState
 from neuroenc.retrieval import Chunk
 
 

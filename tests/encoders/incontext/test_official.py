@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.encoders.incontext import load_braincorl, make_model, published_state_dict
+from neuroenc.encoders.incontext import load_braincorl, make_model
+from neuroenc.encoders.incontext._official import published_state_dict
 
 _spec = importlib.util.spec_from_file_location("published_form", Path(__file__).with_name("published.py"))
 _published = importlib.util.module_from_spec(_spec)

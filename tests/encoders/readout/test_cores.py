@@ -8,16 +8,8 @@ import pytest
 import torch
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.encoders.readout.cores import (
-    CORES,
-    FieldNorm,
-    FrozenCore,
-    GaussianPool,
-    GroupConv,
-    LiftConv,
-    make_core,
-    ring_basis,
-)
+from neuroenc.encoders.readout.cores import CORES, FrozenCore, make_core
+from neuroenc.encoders.readout.cores._equivariant import FieldNorm, GaussianPool, GroupConv, LiftConv, ring_basis
 
 # Fixed before measuring: how far a core may be from equivariant to 45 degrees, relative to what it gives; a plain
 # core must be further off than three times that.

@@ -11,17 +11,8 @@ from scipy import ndimage
 from torch import nn
 
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.encoders.readout.cores import (
-    EquivariantCore,
-    FieldNorm,
-    FrozenCore,
-    GaussianPool,
-    GroupConv,
-    LiftConv,
-    PlainCore,
-    make_core,
-    ring_basis,
-)
+from neuroenc.encoders.readout.cores import EquivariantCore, FrozenCore, PlainCore, make_core
+from neuroenc.encoders.readout.cores._equivariant import FieldNorm, GaussianPool, GroupConv, LiftConv, ring_basis
 
 
 def shifted(fields, steps):

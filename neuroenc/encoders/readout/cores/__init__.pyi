@@ -7,12 +7,7 @@ from ._core import (
 )
 from ._equivariant import (
     EquivariantCore as EquivariantCore,
-    FieldNorm as FieldNorm,
-    GaussianPool as GaussianPool,
-    GroupConv as GroupConv,
-    LiftConv as LiftConv,
     PlainCore as PlainCore,
-    ring_basis as ring_basis,
 )
 from ._grid import GridCore as GridCore
 from ._trunk import TrunkCore as TrunkCore

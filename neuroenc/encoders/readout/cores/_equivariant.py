@@ -149,7 +149,6 @@ class GroupConv(_RotatedConv):
 
     Parameters
     ----------
-    in_fields, fields : int
     kernel, padding : int
         As in `LiftConv`.
 
@@ -171,10 +170,6 @@ class GroupConv(_RotatedConv):
 
 class FieldNorm(nn.Module):
     """Batch normalisation per field, shared by its eight orientations.
-
-    Parameters
-    ----------
-    fields : int
 
     Examples
     --------
