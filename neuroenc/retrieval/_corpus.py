@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,27 +76,6 @@ class CaptionCorpus:
             raise DataError(f"{len(unknown)} images with categories have no caption: {', '.join(unknown[:3])}.")
         self._phrases = phrases
         self._found: dict[str, list[str]] = {}
-
-    @classmethod
-    def from_stimuli(
-        cls,
-        stimuli: Any,
-        categories: Mapping[str, Sequence[str]] | None = None,
-        phrases: Callable[[str], Sequence[str]] | None = None,
-    ) -> CaptionCorpus:
-        """The captions of :class:`neuroenc.data.Stimuli`.
-
-        Parameters
-        ----------
-        stimuli : Stimuli
-            With captions.
-        categories, phrases
-            See the class.
-        """
-        if not stimuli.captions:
-            raise DataError(f"{stimuli!r} has no captions.")
-        pairs = [(c, i) for i, several in zip(stimuli.ids, stimuli.captions, strict=True) for c in several]
-        return cls([c for c, _ in pairs], [str(i) for _, i in pairs], categories, phrases)
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -161,8 +161,9 @@ def test_levels_of_one_corpus():
         i: [o for o in ("man", "dog", "pizza", "house") if any(o in c for c in several)]
         for i, several in zip(world.ids.tolist(), world.captions)
     }
-    corpus = CaptionCorpus.from_stimuli(
-        world, {k: v for k, v in present.items() if v}, lambda text: text.split(" with ")
+    texts, of = [c for several in world.captions for c in several], world.ids.repeat([len(s) for s in world.captions])
+    corpus = CaptionCorpus(
+        texts, of.tolist(), {k: v for k, v in present.items() if v}, lambda text: text.split(" with ")
     )
     texts, ids = corpus.documents("image")
     assert len(texts) == len(ids) == 240

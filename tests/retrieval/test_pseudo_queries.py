@@ -15,7 +15,8 @@ def corpus():
     world = simulate_world(80, seed=4)
     members = [m for f in FAMILIES for m in MEMBERS[f]]
     names = {i: [m for m in members if world.table.loc[i, f"member_{m}"] > 0] for i in world.ids}
-    return CaptionCorpus.from_stimuli(world, {k: v for k, v in names.items() if v}, lambda t: [t.split(" ", 1)[-1]])
+    texts, of = [c for several in world.captions for c in several], world.ids.repeat([len(s) for s in world.captions])
+    return CaptionCorpus(texts, of.tolist(), {k: v for k, v in names.items() if v}, lambda t: [t.split(" ", 1)[-1]])
 
 
 def of(corpus, image):

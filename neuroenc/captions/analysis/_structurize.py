@@ -88,18 +88,6 @@ class StructuredCaptions:
     n_captions: int
     n_voxels: int
 
-    def to_text(self) -> str:
-        """The structure as numbered lines: scope, aspects 1, 2, ..., descriptions 1.1, 1.2, ..."""
-        lines = [f"Scope: {self.scope}"]
-        for i, aspect in enumerate(self.aspects, 1):
-            checked = f", {aspect.n_supported} of {aspect.n_phrases} phrases supported" if aspect.n_phrases else ""
-            share = f"{aspect.share:.0%} of captions, {len(aspect.voxels)} voxels"
-            lines.append(f"{i}. {aspect.title} ({share}{checked})")
-            for j, d in enumerate(aspect.descriptions, 1):
-                shown = ", ".join(map(str, d.voxels[:8])) + (", ..." if len(d.voxels) > 8 else "")
-                lines.append(f"  {i}.{j} {d.caption} [{'voxel' if len(d.voxels) == 1 else 'voxels'} {shown}]")
-        return "\n".join(lines)
-
 
 def _vectors(texts: list[str]) -> np.ndarray:
     """Which words and pairs of words captions hold, centred, at unit norm."""

@@ -142,10 +142,7 @@ def test_structure_finds_the_planted_aspects(kitchen):
     assert (original[frame["voxel"]].to_numpy() == frame["caption"].to_numpy()).all()
     assert len(frame) == 90
     assert "pizza" in found.scope
-    text = found.to_text().splitlines()
-    assert text[0].startswith("Scope: These voxels:")
-    assert text[1].startswith("1. ")
-    assert text[2].startswith("  1.1 ")
+    assert found.scope.startswith("These voxels:")
 
 
 def test_structure_of_a_region(truthful):

@@ -39,8 +39,12 @@ def corpus():
         i: [k for k in KINDS if any(f" {k}" in c for c in several)]
         for i, several in zip(world.ids.tolist(), world.captions)
     }
-    return CaptionCorpus.from_stimuli(
-        world, {k: v for k, v in shown.items() if v}, lambda t: find_phrases([t], "rules")["phrase"].tolist()
+    texts, of = [c for several in world.captions for c in several], world.ids.repeat([len(s) for s in world.captions])
+    return CaptionCorpus(
+        texts,
+        of.tolist(),
+        {k: v for k, v in shown.items() if v},
+        lambda t: find_phrases([t], "rules")["phrase"].tolist(),
     )
 
 
