@@ -28,6 +28,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "categories": (),
     "clusters": (),
     "contrasts": (),
+    "colours": ("voxel", "x", "y", "z"),
     "retrieved": ("voxel", "level", "rank", "id", "score", "ngrams", "bm25_rank", "bm25_id"),
 }
 #: What a check can say of a phrase.

@@ -122,6 +122,8 @@ class CaptionStudy:
         where there are any, with ``share_sd`` over them.
     concepts, categories, clusters, contrasts : DataFrame, optional
         Per region (column ``roi``), or per voxel (column ``voxel``).
+    colours : DataFrame, optional
+        ``voxel, x, y, z`` from 0 to 1: projected weights in three dimensions (`direction_map`).
     vectors : Dataset, optional
         Of voxels and a vocabulary (:func:`neuroenc.captions.search_vectors`), for searches by what words mean.
     retrieved : DataFrame, optional
@@ -171,6 +173,7 @@ class CaptionStudy:
     categories: pd.DataFrame | None = None
     clusters: pd.DataFrame | None = None
     contrasts: pd.DataFrame | None = None
+    colours: pd.DataFrame | None = None
     vectors: xr.Dataset | None = None
     retrieved: pd.DataFrame | None = None
     folds: pd.DataFrame | None = None

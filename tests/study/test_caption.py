@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sklearn.metrics import silhouette_score
 from typer.testing import CliRunner
 
 pytest.importorskip("torch")
@@ -19,6 +20,7 @@ from neuroenc.captions import CaptionStudy, RetrievalDecoder
 from neuroenc.cli._main import app
 from neuroenc.data import Stimuli
 from neuroenc.data.simulate import families_in_caption
+from neuroenc.report.explorer._colours import word_places
 from neuroenc.retrieval import EmbeddingBank, as_bank
 from neuroenc.study import Study, caption, example_config, read_config
 from neuroenc.study.stages import bank as stages
@@ -208,6 +210,16 @@ def test_what_comes_out(done):
     assert set(near["subject"]) == {"sub-01", "sub-02"}
     assert summary["share_near_duplicates"] == near["near"].mean()
     assert set(study.scores["subject"].values) == {"sub-01", "sub-02"}
+    # Categories are apart in the map of colours, and a word stands with the voxels of its category.
+    colours = study.colours.set_index("voxel")
+    assert set(colours.index) == set(study.captions["voxel"])
+    category = study.categories.set_index("voxel")["category"].loc[lambda c: c.isin(["face", "place", "body"])]
+    middles = colours.loc[category.index].groupby(category.to_numpy()).mean()
+    words = word_places(study).set_index("word")[["x", "y", "z"]]
+    for word, name in (("house", "place"), ("portrait", "face")):
+        assert (middles - words.loc[word]).pow(2).sum(axis=1).idxmin() == name
+    assert silhouette_score(colours.loc[category.index], category) > 0.1
+    assert "What voxels prefer, as colours" in (out / "report" / "index.html").read_text()
     held = study.gate[~study.gate["captioned"]]
     assert not set(held["voxel"]) & set(study.captions["voxel"])
     assert (held["reason"] != "").all()

@@ -26,6 +26,7 @@ from neuroenc.report._style import EXPLORER, figure_svg, hex_colours
 from neuroenc.report.brain._canvas import layouts
 from neuroenc.report.explorer import _groups as group_pages
 from neuroenc.report.explorer._cards import Pictures, best_rows
+from neuroenc.report.explorer._colours import colours_section
 from neuroenc.report.explorer._data import (
     SHOWN,
     Details,
@@ -149,8 +150,8 @@ def explorer_sections(
         Block(table=listed, links=[f"subjects/{slug}.html" for slug, _ in subjects.values()]),
     ]
     made = [explore, Section("regions", "Regions", lead, tables), best, group_pages.gate_section(voxels, everything)]
-    claims = hypotheses_section(study, pages=paths)
-    made += [claims] if claims is not None else []
+    claims = hypotheses_section(study, pages=paths), colours_section(study)
+    made += [one for one in claims if one is not None]
     if quality:
         made.append(Section("quality", "Checks", "What captions are worth, each measure beside its control.", quality))
     return [*made, Section("methods", "Methods", study.methods().strip())]

@@ -314,6 +314,9 @@ class AnalysisConfig(Table):
         bodies, groups) in the largest ``max_rois`` regions with at least ``min_voxels`` of them.
     contrast
         Two regions, or two subjects, whose captions are contrasted.
+    colours
+        Projected weights of captioned voxels in three dimensions, as colours of the cortex and a plane of words:
+        "pca" (principal components), "umap" (the extra ``umap``) or "none".
     images
         "retrieve": the ``n_images`` images of the bank nearest to each caption, classified zero-shot (five-way accuracy
         of regions, beside the voxel's best images) and compared with held-out stimuli (image-level score). The bank is
@@ -330,6 +333,7 @@ class AnalysisConfig(Table):
     max_rois: CountOrZero = 6
     persons: bool = True
     contrast: list[str] = []
+    colours: Literal["pca", "umap", "none"] = "pca"
     images: Literal["none", "retrieve"] = "none"
     n_images: Count = 5
     preferred: dict[str, str] = {}

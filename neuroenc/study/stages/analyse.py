@@ -20,6 +20,7 @@ from neuroenc.captions import (
     concept_shares,
     contrast,
     contrast_shares,
+    direction_map,
     find_phrases,
     named_concepts,
     person_voxels,
@@ -46,6 +47,12 @@ def analyse(study: Study) -> dict[str, Any]:
     tables: dict[str, Any] = dict(study.store.keep("analyses", inputs, lambda: _analyses(study)))
     if config.retrieval.enabled:
         tables |= _retrieved(study)
+    if "colours" in tables:
+        tables["settings"] = {
+            **found.settings,
+            **tables.get("settings", {}),
+            "colours": {"method": config.analysis.colours},
+        }
     if "person clusters" in tables:
         tables["quality"] = {**found.quality, "person clusters": tables.pop("person clusters")}
     return {"captions": dataclasses.replace(found, **tables)}
@@ -114,6 +121,10 @@ def _analyses(study: Study) -> dict[str, pd.DataFrame | xr.Dataset]:
         out["categories"] = table[table["category"] != ""]
         vocabulary = search_vocabulary(captions["caption"], study.texts.captions if study.texts else ())
         out["vectors"] = search_vectors(projection, captioner.embed_text, vocabulary)
+    if config.analysis.colours != "none" and projection.sizes["voxel"] > 4:
+        colours = direction_map(projection, method=config.analysis.colours, seed=seed)
+        table = pd.DataFrame(colours.values, columns=list("xyz")).assign(voxel=projection["voxel"].values)
+        out["colours"] = table[["voxel", "x", "y", "z"]].dropna()
     more = {
         "clusters": _clusters(captions, projection, config.analysis, seed, study.say),
         "contrasts": _contrasts(captions, scores, config.analysis, seed),
