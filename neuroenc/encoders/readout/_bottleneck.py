@@ -30,9 +30,8 @@ class CompressionReadout(Readout):
 
     Parameters
     ----------
-    in_shape : (int, int, int)
-        Channels, height, width.
-    n_voxels : int
+    in_shape, n_voxels, max_memory
+        As of `LinearReadout`.
     channels : int
         Of the compressed map.
     kernel : int
@@ -41,8 +40,6 @@ class CompressionReadout(Readout):
         "none" is a linear readout whose weights over channels are shared in part.
     alpha : float
         Penalty :math:`\alpha (\lVert W \rVert^2 + \lVert K \rVert^2)`.
-    max_memory : int
-        Bytes for one chunk of voxels.
 
     References
     ----------
@@ -125,15 +122,12 @@ class LowRankReadout(Readout):
 
     Parameters
     ----------
-    in_shape : (int, int, int)
-        Channels, height, width.
-    n_voxels : int
+    in_shape, n_voxels, max_memory
+        As of `LinearReadout`.
     rank : int
         Shared dimensions, at most.
     alpha : float
         Strength of the penalty.
-    max_memory : int
-        Bytes for one chunk of voxels.
 
     References
     ----------

@@ -40,9 +40,8 @@ class SentenceGateReadout(Readout):
 
     Parameters
     ----------
-    in_shape : (int, int, int)
-        Channels, height, width.
-    n_voxels : int
+    in_shape, n_voxels, max_memory
+        As of `LinearReadout`.
     inner : str
         The readout behind the gate, any but this one.
     inner_options : dict, optional
@@ -55,8 +54,6 @@ class SentenceGateReadout(Readout):
         Units of the gate.
     gate_l2 : float
         Penalty on :math:`W_2` and :math:`b_2`, which pulls gates to 1.
-    max_memory : int
-        Bytes for one chunk of voxels.
 
     References
     ----------
@@ -311,9 +308,8 @@ class CodebookReadout(Readout):
 
     Parameters
     ----------
-    in_shape : (int, int, int)
-        Channels, height, width.
-    n_voxels : int
+    in_shape, n_voxels, max_memory
+        As of `LinearReadout`.
     codes, code_size : int
         Number and width of the codes.
     hidden : int
@@ -325,8 +321,6 @@ class CodebookReadout(Readout):
         Share of the codes that are left out in a training step, so that the use of codes does not collapse.
     feature_l2 : float
         Penalty per voxel on the feature weights.
-    max_memory : int
-        Bytes for one chunk of voxels.
 
     References
     ----------

@@ -29,9 +29,8 @@ class SemanticSpatialReadout(FactorizedReadout):
 
     Parameters
     ----------
-    in_shape : (int, int, int)
-        Channels, height, width.
-    n_voxels : int
+    in_shape, n_voxels
+        As of `LinearReadout`.
     mode : str
         What the masks' warps may do: "affine", "translation", "rotation", "scale", "shear", "rotation_scale",
         "translation_scale", "rotation_translation" or "rotation_translation_scale".

@@ -39,9 +39,8 @@ class GaussianReadout(Readout):
 
     Parameters
     ----------
-    in_shape : (int, int, int)
-        Channels, height, width.
-    n_voxels : int
+    in_shape, n_voxels, max_memory
+        As of `LinearReadout`.
     covariance : {"axis", "isotropic", "full"}
         A spread per axis (as published), one for both, or with correlation.
     read : {"sample", "integrate"}
@@ -54,8 +53,6 @@ class GaussianReadout(Readout):
         fields are reported in edge units either way. Of "sample" only.
     feature_l2, feature_l1 : float
         Penalties on the weights, per voxel.
-    max_memory : int
-        Bytes for one chunk of voxels.
 
     References
     ----------
@@ -229,9 +226,8 @@ class FactorizedReadout(Readout):
 
     Parameters
     ----------
-    in_shape : (int, int, int)
-        Channels, height, width.
-    n_voxels : int
+    in_shape, n_voxels, max_memory
+        As of `LinearReadout`.
     nonnegative : bool
         Masks of no negative weight (projected after every step).
     mask_l1, smoothness : float
@@ -241,8 +237,6 @@ class FactorizedReadout(Readout):
         Penalties per voxel on the feature weights.
     init : {"flat", "normal"}
         Masks begin the same everywhere, or normal with s.d. 1e-3 as published.
-    max_memory : int
-        Bytes for one chunk of voxels.
 
     References
     ----------
