@@ -20,6 +20,8 @@ from .conftest import of_two_subjects  # noqa: E402
 
 FAST = {"max_epochs": 6, "lr": 0.02, "batch_size": 32}
 QUICK = {"cv": 3, "n_bootstraps": 100, "progress": False, "n_candidates": 2, "training": FAST}
+# Where only equality is asked.
+BRIEF = {**QUICK, "n_bootstraps": 10, "n_candidates": 1, "training": {**FAST, "max_epochs": 2}}
 
 
 def placed(n=180, v=8, seed=0, noise=0.5):
@@ -64,11 +66,11 @@ def test_a_trained_cell_by_hand():
 
 def test_test_rows_decide_nothing_in_training_either():
     features, responses = placed()
-    whole = compare(features, ["factorized"], responses, **QUICK)
+    whole = compare(features, ["factorized"], responses, **BRIEF)
     test = whole._jobs["m/factorized"][0].rows.test
     values = responses.values.copy()
     values[test] = 50 * np.random.default_rng(1).standard_normal((len(test), values.shape[1]))
-    other = compare(features, ["factorized"], responses.copy(data=values), **QUICK)
+    other = compare(features, ["factorized"], responses.copy(data=values), **BRIEF)
     np.testing.assert_array_equal(
         whole.predictions("m/factorized").values[test], other.predictions("m/factorized").values[test]
     )
@@ -116,14 +118,14 @@ def test_subjects_of_frozen_features_are_fitted_apart():
     """Another subject's responses do not touch a subject's fit, and its stimuli are not trained on."""
     features, responses = placed()
     both = of_two_subjects(responses)
-    found = compare(features, ["factorized"], both, **QUICK)
+    found = compare(features, ["factorized"], both, **BRIEF)
     jobs = found._jobs["m/factorized"]
     assert [len(job.voxels) for job in jobs] == [4] * 6
     for job in jobs:
         assert not np.isnan(both.values[np.ix_(job.rows.train, job.voxels)]).any()
     values = both.values.copy()
     values[:, 4:] *= -2
-    other = compare(features, ["factorized"], both.copy(data=values), **QUICK)
+    other = compare(features, ["factorized"], both.copy(data=values), **BRIEF)
     np.testing.assert_array_equal(
         found.predictions("m/factorized").values[:, :4], other.predictions("m/factorized").values[:, :4]
     )
