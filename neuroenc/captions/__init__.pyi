@@ -63,7 +63,6 @@ from .checks._preference import (
 )
 from .checks._scoring import (
     caption_diversity as caption_diversity,
-    caption_stability as caption_stability,
     round_trip as round_trip,
     score_stability as score_stability,
     sentence_scores as sentence_scores,

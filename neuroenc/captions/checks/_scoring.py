@@ -15,10 +15,8 @@ from scipy.stats import rankdata
 from neuroenc import stats
 from neuroenc._core.checks import check_texts, check_whole, make_rng
 from neuroenc._core.errors import DataError
-from neuroenc._core.progress import progress as progress_bar
 from neuroenc.captions._caption import shuffled_control
 from neuroenc.captions._linear import Weights, as_weights, select_voxels
-from neuroenc.captions.checks._gate import sample_voxels
 from neuroenc.captions.text._vectors import embed
 
 Floats = np.ndarray
@@ -322,13 +320,25 @@ def stability_jobs(
 ) -> list[StabilityJob]:
     """All captionings that stability rests on: each variant, and shuffled weights of some voxels beside it.
 
-    For callers that make the captions themselves, as those who read a bank once for everything; see
-    `caption_stability`, which does both, for the parameters.
+    Whoever makes the captions (of one reading of the bank for all of them, say) hands them to `score_stability`.
+
+    Parameters
+    ----------
+    variants : mapping of str to sequence of (weights, bank)
+        For each kind ("folds", "bootstrap", "halves", ...) at least two variants of the same voxels.
+    null_voxels : int
+        Voxels, drawn at random, for the null of shuffled weights.
+    seed : int
 
     Returns
     -------
     list of (kind, null, weights, bank)
         ``null`` marks shuffled weights.
+
+    Raises
+    ------
+    DataError
+        Fewer than two variants of a kind, or variants of different voxels.
 
     Examples
     --------
@@ -362,23 +372,40 @@ def score_stability(
     seed: int = 0,
     of_voxels: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Agreement of captions, from those of each of `stability_jobs`.
+    r"""Stability: agreement of captions over resampled weights or banks.
+
+    .. math:: a_v = \frac{2}{n (n - 1)} \sum_{f < g} \cos(t_{vf} - m,\; t_{vg} - m)
+
+    with :math:`t_{vf}` the text vector of the caption of voxel v in variant f and m the mean direction of texts. Two
+    nulls stand beside it: captions of other voxels (``shuffled voxels``), which agree as far as all captions are
+    alike, and captions of weights whose features are shuffled anew in each variant (``shuffled weights``), which agree
+    as far as the decoder says the same whatever it is given.
 
     Parameters
     ----------
     voxels : sequence (voxel,)
-        Names of the voxels that were captioned again.
+        Names of the voxels that were captioned again, such as a sample (`sample_voxels`) that stands for all.
     told : sequence of (kind, null, captions)
-        Best caption of each voxel, job by job.
-    embed_text, text_direction, n_shuffles, seed
-        As in `caption_stability`.
+        Best caption of each voxel, for one of the `stability_jobs` after the other.
+    embed_text : callable
+        ``embed_text(list of str)`` gives text vectors (n, feature).
+    text_direction : array (feature,), optional
+        m; without it texts of a contrastive space agree highly whatever they say.
+    n_shuffles : int
+        Of the null of other voxels.
+    seed : int
     of_voxels : int, optional
         Voxels that the sample stands for.
 
     Returns
     -------
-    voxels, summary : DataFrame
-        As `caption_stability`.
+    voxels : DataFrame
+        One row a voxel: ``voxel``, and for each kind its agreement, its ``<kind>_null`` (mean of the shuffled-weights
+        null), and ``<kind>_same`` (share of pairs of variants with literally the same caption).
+    summary : DataFrame
+        ``kind, n_variants, n_voxels`` (captioned again) ``of_voxels, mean, low, high`` (95 % interval of the mean,
+        bootstrap over the voxels of the sample)``, shuffled_voxels, shuffled_weights, same, p`` (of other voxels'
+        captions).
 
     Examples
     --------
@@ -404,106 +431,6 @@ def score_stability(
         row |= {"shuffled_voxels": info["mean_shuffled"], "shuffled_weights": float(chance.mean())}
         rows.append({**row, "same": float(same.mean()), "p": info["p"]})
     return pd.DataFrame(table), pd.DataFrame(rows)
-
-
-def caption_stability(
-    variants: Mapping[str, Sequence[Variant]],
-    decode: Callable[[xr.DataArray, Any], Sequence[str]],
-    embed_text: Callable[[list[str]], Any],
-    *,
-    max_voxels: int | None = None,
-    strata: Sequence[str] | None = None,
-    text_direction: Any = None,
-    null_voxels: int = 100,
-    n_shuffles: int = 100,
-    seed: int = 0,
-    progress: bool = True,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    r"""Stability: agreement of captions over resampled weights or banks.
-
-    .. math:: a_v = \frac{2}{n (n - 1)} \sum_{f < g} \cos(t_{vf} - m,\; t_{vg} - m)
-
-    with :math:`t_{vf}` the text vector of the caption of voxel v in variant f and m the mean direction of texts. Two
-    nulls stand beside it: captions of other voxels (``shuffled voxels``), which agree as far as all captions are
-    alike, and captions of weights whose features are shuffled anew in each variant (``shuffled weights``), which agree
-    as far as the decoder says the same whatever it is given.
-
-    Parameters
-    ----------
-    variants : mapping of str to sequence of (weights, bank)
-        For each kind ("folds", "bootstrap", "halves", ...) at least two variants of the same voxels.
-    decode : callable
-        ``decode(weights, bank)`` gives the best caption of each voxel of a DataArray (feature, voxel).
-    embed_text : callable
-        ``embed_text(list of str)`` gives text vectors (n, feature).
-    max_voxels : int, optional
-        Voxels that are captioned again: a random sample of that size, stratified by region, stands for all. Captions
-        of every voxel in every variant take ``n_variants`` times as long as the captions themselves.
-    strata : sequence of str (voxel,), optional
-        Region of each voxel for that sample; by default the first name of the weights' coordinate ``roi``.
-    text_direction : array (feature,), optional
-        m; without it texts of a contrastive space agree highly whatever they say.
-    null_voxels : int
-        Voxels, drawn at random, for the null of shuffled weights.
-    n_shuffles : int
-        Of the null of other voxels.
-    seed : int
-    progress : bool
-
-    Returns
-    -------
-    voxels : DataFrame
-        One row a voxel (of the sample): ``voxel``, and for each kind its agreement, its ``<kind>_null`` (mean of the
-        shuffled-weights null), and ``<kind>_same`` (share of pairs of variants with literally the same caption).
-    summary : DataFrame
-        ``kind, n_variants, n_voxels`` (captioned again) ``of_voxels, mean, low, high`` (95 % interval of the mean,
-        bootstrap over the voxels of the sample)``, shuffled_voxels, shuffled_weights, same, p`` (of other voxels'
-        captions).
-
-    Raises
-    ------
-    DataError
-        Fewer than two variants, variants of different voxels, a sample of fewer than two, or strata of another number
-        of voxels.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> words = {"face": [1.0, 0.0], "house": [0.0, 1.0]}
-    >>> name = lambda weights, bank: [["face", "house"][int(np.argmax(w))] for w in weights.values.T]
-    >>> coef = np.array([[1.0, 0.1, 0.9], [0.2, 1.0, 0.3]])
-    >>> voxels, summary = caption_stability(
-    ...     {"halves": [(coef, None), (coef + 0.01, None)]}, name, lambda t: [words[x] for x in t], progress=False)
-    >>> voxels["halves"].tolist(), summary["same"].tolist()
-    ([1.0, 1.0, 1.0], [1.0])
-    """
-    kinds = {k: [(as_weights(w), bank) for w, bank in v] for k, v in variants.items()}
-    known = None
-    for kind, several in kinds.items():
-        known = _same_voxels(kind, [w for w, _ in several], known)
-    if known is None:
-        raise DataError("there are no variants; agreement needs at least two of a kind.")
-    if strata is None:
-        coef = next(iter(kinds.values()))[0][0].coef
-        strata = (
-            [str(names).split(";")[0] for names in coef["roi"].values] if "roi" in coef.coords else [""] * len(known)
-        )
-    labels = [str(s) for s in strata]
-    if len(labels) != len(known):
-        raise DataError(f"strata name the region of {len(labels)} voxels, the weights are of {len(known)}.")
-    chosen = sample_voxels(labels, max_voxels, seed)
-    sampled = {k: [(select_voxels(w, chosen).coef, bank) for w, bank in v] for k, v in kinds.items()}
-    jobs = stability_jobs(sampled, null_voxels=null_voxels, seed=seed)
-    told = []
-    with progress_bar(desc="stability", total=len(jobs), show=progress) as bar:
-        for job in jobs:
-            found, n = [str(t) for t in decode(job.weights, job.bank)], job.weights.sizes["voxel"]
-            if len(found) != n:
-                raise DataError(f"decode gave {len(found)} captions for {n} voxels; legal is one a voxel.")
-            told.append((job.kind, job.null, found))
-            bar.update(1)
-    settings: dict[str, Any] = {"text_direction": text_direction, "n_shuffles": n_shuffles, "seed": seed}
-    return score_stability(known[chosen], told, embed_text, of_voxels=len(known), **settings)
 
 
 def _same_voxels(kind: str, several: Sequence[Weights], known: Any) -> np.ndarray:

@@ -5,12 +5,19 @@ import pytest
 import xarray as xr
 
 from neuroenc._core.errors import DataError
-from neuroenc.captions import RetrievalDecoder, caption_stability, project
+from neuroenc.captions import RetrievalDecoder, project, stability_jobs
 from neuroenc.captions.checks._gate import sample_voxels
 from neuroenc.captions.checks._scoring import score_stability
 from neuroenc.encoders import resampled_rows, ridge_weights
 
 NAMES = ["face", "house", "dog", "pizza", "sign", "hand"]
+
+
+def stability(kinds, decode, embed):
+    """Captions of every job, scored."""
+    jobs = stability_jobs(kinds)
+    told = [(job.kind, job.null, decode(job.weights, job.bank)) for job in jobs]
+    return score_stability(jobs[0].weights["voxel"].values, told, embed)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,7 @@ def study():
 
 def test_measured_voxels_keep_their_caption_and_noise_does_not(study):
     variants, decode, embed, noisy = study
-    voxels, summary = caption_stability({"halves": variants}, decode, embed, progress=False)
+    voxels, summary = stability({"halves": variants}, decode, embed)
     assert (voxels.loc[~noisy, "halves"] > 0.99).all()
     assert (voxels.loc[~noisy, "halves_same"] == 1).all()
     # One in six by chance, as the concepts' vectors are orthogonal.
@@ -56,7 +63,7 @@ def test_measured_voxels_keep_their_caption_and_noise_does_not(study):
 def test_noise_alone_agrees_as_its_nulls_do(study):
     variants, decode, embed, noisy = study
     only = [(coef.isel(voxel=noisy), bank) for coef, bank in variants]
-    _, summary = caption_stability({"halves": only}, decode, embed, progress=False)
+    _, summary = stability({"halves": only}, decode, embed)
     assert abs(summary.loc[0, "mean"] - summary.loc[0, "shuffled_weights"]) < 0.15
 
 
@@ -64,35 +71,9 @@ def test_agreement_does_not_depend_on_the_order_of_voxels(study):
     variants, decode, embed, *_ = study
     order = np.random.default_rng(2).permutation(40)
     mixed = [(coef.isel(voxel=order), bank) for coef, bank in variants]
-    one, _ = caption_stability({"halves": variants}, decode, embed, progress=False)
-    two, _ = caption_stability({"halves": mixed}, decode, embed, progress=False)
+    one, _ = stability({"halves": variants}, decode, embed)
+    two, _ = stability({"halves": mixed}, decode, embed)
     np.testing.assert_allclose(two.set_index("voxel")["halves"].loc[one["voxel"]], one["halves"])
-
-
-def test_a_sample_stands_for_all(study):
-    variants, decode, embed, noisy = study
-    regions = np.where(noisy, "noise", "signal")
-    labelled = [(coef.assign_coords(roi=("voxel", regions)), bank) for coef, bank in variants]
-    every, whole = caption_stability({"halves": variants}, decode, embed, progress=False)
-    some, part = caption_stability({"halves": labelled}, decode, embed, max_voxels=20, progress=False)
-    same, _ = caption_stability({"halves": variants}, decode, embed, max_voxels=20, strata=regions, progress=False)
-    assert some["voxel"].tolist() == same["voxel"].tolist()
-    # Half of each region, and each voxel as it is among all of them.
-    assert np.bincount(noisy[some["voxel"]].astype(int)).tolist() == [10, 10]
-    np.testing.assert_allclose(some["halves"], every.set_index("voxel")["halves"].loc[some["voxel"]])
-    row = part.iloc[0]
-    assert (row["n_voxels"], row["of_voxels"], whole.loc[0, "of_voxels"]) == (20, 40, 40)
-    assert row["low"] < row["mean"] < row["high"]
-    assert row["low"] < whole.loc[0, "mean"] < row["high"]
-    assert row["high"] - row["low"] > whole.loc[0, "high"] - whole.loc[0, "low"]
-    other, _ = caption_stability({"halves": labelled}, decode, embed, max_voxels=20, seed=1, progress=False)
-    assert other["voxel"].tolist() != some["voxel"].tolist()
-    with pytest.raises(DataError, match="sample of 1 voxels"):
-        caption_stability({"halves": variants}, decode, embed, max_voxels=1, progress=False)
-    with pytest.raises(DataError, match="region of 3 voxels"):
-        caption_stability({"halves": variants}, decode, embed, strata=["a", "b", "c"], progress=False)
-    with pytest.raises(DataError, match="no variants"):
-        caption_stability({}, decode, embed, progress=False)
 
 
 def test_the_interval_holds_the_mean_of_all_voxels():
@@ -132,9 +113,7 @@ def test_samples_are_stratified_and_of_the_region_alone():
 def test_variants_must_be_of_the_same_voxels(study):
     variants, decode, embed, *_ = study
     with pytest.raises(DataError, match="at least two"):
-        caption_stability({"folds": variants[:1]}, decode, embed, progress=False)
+        stability({"folds": variants[:1]}, decode, embed)
     other = variants[1][0].assign_coords(voxel=np.arange(40) + 1)
     with pytest.raises(DataError, match="different voxels"):
-        caption_stability({"folds": [variants[0], (other, None)]}, decode, embed, progress=False)
-    with pytest.raises(DataError, match="gave 1 captions"):
-        caption_stability({"folds": variants}, lambda w, b: ["x"], embed, progress=False)
+        stability({"folds": [variants[0], (other, None)]}, decode, embed)
