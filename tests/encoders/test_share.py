@@ -1,9 +1,11 @@
 """Encoders come out of a library as they went in, or not at all."""
 
+import base64
+import hashlib
 import json
 import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -133,22 +135,83 @@ def test_wrong_addresses(library, tmp_path):
         pull_encoder(f"{address}/mine", **options)
 
 
+class Hub(BaseHTTPRequestHandler):
+    """As much of a model hub as its client asks of it, for one repository."""
+
+    protocol_version, commit = "HTTP/1.1", "0123456789abcdef0123456789abcdef01234567"
+
+    def log_message(self, *args):
+        pass
+
+    def say(self, body, status=200, **headers):
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        kept, address = self.server.kept, f"http://{self.headers['Host']}/lab/v4"
+        if self.path == "/api/repos/create":
+            kept["made"] = json.loads(body)
+            return self.say({"url": address, "id": "lab/v4"})
+        if self.path == "/api/validate-yaml":
+            kept["front"] = json.loads(body)["content"]
+            return self.say({"errors": [], "warnings": []})
+        if "/preupload/" in self.path:
+            names = [file["path"] for file in json.loads(body)["files"]]
+            return self.say({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                kept["files"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        return self.say({"success": True, "commitOid": self.commit, "commitUrl": f"{address}/commit/{self.commit}"})
+
+    def do_GET(self):
+        files = self.server.kept["files"]
+        if "/resolve/" in self.path:
+            found = files.get(self.path.rpartition("/")[2])
+            if found is None:
+                return self.say({}, 404, X_Error_Code="EntryNotFound")
+            return self.say(found, ETag=f'"{hashlib.sha1(found).hexdigest()}"', X_Repo_Commit=self.commit)
+        if "/tree/" in self.path:
+            return self.say([{"type": "file", "path": k, "size": len(v), "oid": k} for k, v in files.items()])
+        if not self.path.startswith("/api/models/lab/v4"):
+            return self.say({}, 404, X_Error_Code="RepoNotFound")
+        named = [{"rfilename": name} for name in files]
+        return self.say({"id": "lab/v4", "sha": self.commit, "siblings": named, "private": True, "tags": []})
+
+    do_HEAD = do_GET
+
+
 def test_a_hub(library, tmp_path, monkeypatch):
-    hub = pytest.importorskip("huggingface_hub")
-    kept = {}
-
-    class Api:
-        def create_repo(self, name, private, exist_ok):
-            kept["made"] = (name, private, exist_ok)
-
-        def upload_folder(self, repo_id, folder_path, allow_patterns):
-            kept[repo_id] = folder_path
-
-    monkeypatch.setattr(hub, "HfApi", Api)
-    monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: kept[name])
-    assert push_encoder(tmp_path / "mine", "hf://lab/v4", private=True) == "hf://lab/v4"
-    assert kept["made"] == ("lab/v4", True, True)
-    assert load_encoder(pull_encoder("hf://lab/v4", tmp_path / "here")).card.title == "Mine"
+    """By the hub's own client, to and from a hub on this machine."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.kept = {"files": {}}
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+    new = {"ENDPOINT": address, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(tmp_path / "hub")}
+    for name, value in {**new, "HF_HUB_OFFLINE": False}.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    try:
+        assert push_encoder(tmp_path / "mine", "hf://lab/v4", private=True) == "hf://lab/v4"
+        made = server.kept["made"]
+        assert made.get("private") or made.get("visibility") == "private", made
+        assert "library_name: neuroenc" in server.kept["front"]
+        (tmp_path / "mine" / "notes.txt").write_text("of nobody else")
+        push_encoder(tmp_path / "mine", "hf://lab/v4")
+        assert sorted(server.kept["files"]) == ["README.md", "arrays.safetensors", "encoder.json"]
+        assert load_encoder(pull_encoder("hf://lab/v4", tmp_path / "here")).card.title == "Mine"
+        with pytest.raises(DataError, match="lab/none"):
+            pull_encoder("hf://lab/none", tmp_path / "not")
+    finally:
+        server.shutdown()
+        server.server_close()
     for wrong in ("hf://lab", "hf://lab/v4/file", "hf://../.."):
         with pytest.raises((ConfigError, DataError)):
             pull_encoder(wrong, tmp_path / "not")
