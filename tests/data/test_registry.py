@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.cli._data import app
-from trees import god_tree
 
 PACKAGE = """
 import numpy as np
@@ -89,7 +88,7 @@ def test_mistakes_are_told_as_for_any_other(lab, tmp_path):
         data.load_dataset("tinylab", root=lab)
     with pytest.raises(DataError, match=r"sub-2\.npy; it has sub-1"):
         data.load_dataset("tiny-lab", root=lab, subject="sub-2")
-    god_tree(tmp_path / "god")
+    data.simulate.god_tree(tmp_path / "god")
     with pytest.raises(DataError, match=r"tiny-lab is not in .*Generic Object Decoding.*sub-1\.npy.*Ask\."):
         data.load_dataset("tiny-lab", root=tmp_path / "god")
 

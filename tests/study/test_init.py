@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 from neuroenc import data
 from neuroenc._core.errors import ConfigError, DataError
 from neuroenc.cli._main import app
+from neuroenc.data.simulate import god_tree
 from neuroenc.study import read_config
 from neuroenc.study.init import init
 from neuroenc.study.preflight import preflight
-from trees import god_tree
 
 nibabel = pytest.importorskip("nibabel")
 

@@ -339,11 +339,11 @@ def describe(path: str | os.PathLike[str]) -> list[Found]:
     Examples
     --------
     >>> import tempfile
-    >>> from neuroenc.data.simulate import nsd_tree
+    >>> from neuroenc.data.simulate import god_tree
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     tree = nsd_tree(folder, n_subjects=1)
+    ...     tree = god_tree(folder)
     ...     [found.kind for found in describe(folder)]
-    ['nsd']
+    ['god']
     """
     target = Path(path).expanduser()
     if target.is_file():

@@ -16,4 +16,5 @@ from ._readout_populations import (
 )
 from ._rois import ROIS as ROIS, fsaverage5 as fsaverage5
 from ._task_populations import simulate_task_population as simulate_task_population
+from ._trees import algonauts2023_tree as algonauts2023_tree, god_tree as god_tree
 from ._world import describe_cells as describe_cells, simulate_world as simulate_world, vocabulary as vocabulary
