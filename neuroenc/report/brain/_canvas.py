@@ -28,6 +28,9 @@ NO_NILEARN = "Surface maps were left out: nilearn is not installed (pip install 
 def surface_voxels(scores: xr.Dataset) -> tuple[np.ndarray, str, meshes.Surface]:
     """Voxels that can be drawn on the mesh of their space, or else on fsaverage5; what to say of the rest; the mesh."""
     vertex, space = scores["vertex"].values, str(scores.attrs.get("space", "unknown"))
+    if space == "fsnative" and "subject" in scores.coords:  # of one subject, by its name
+        people = np.unique(scores["subject"].values)
+        space = str(people[0]) if len(people) == 1 else space
     try:
         surface, missing = meshes.surface_of(None, space), ""
     except DataError as error:
@@ -39,8 +42,7 @@ def surface_voxels(scores: xr.Dataset) -> tuple[np.ndarray, str, meshes.Surface]
             return fits, "", surface
     if "fsaverage" not in space and space != "unknown":
         said = f"Vertices lie in the space {space!r}, for which no mesh is at hand."
-        if space.startswith("fsLR"):
-            said += " " + (missing or f"{int((~fits).sum())} of them do not fit {surface.name}.")
+        said += " " + (missing or f"{int((~fits).sum())} of them do not fit {surface.name}.")
         return np.zeros(len(vertex), bool), said, surface
     surface = meshes.FSAVERAGE5
     fits = (vertex >= 0) & (vertex < meshes.N_VERTICES)

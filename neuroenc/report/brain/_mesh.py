@@ -75,11 +75,6 @@ def surface_of(given: str | Mapping[str, Any] | None, space: str) -> Surface:
                 files.append((hemi, part, os.fspath(path), os.stat(path).st_mtime_ns))
         return Surface("own" if space == "unknown" else space, tuple(files))
     name = given or {"unknown": "fsaverage5", "fsaverage7": "fsaverage", "fsLR": "fsLR-32k"}.get(space, space)
-    if given is None and not name.startswith("fsaverage") and name != "fsLR-32k":
-        raise DataError(
-            f"voxels lie on {space!r}, of which no mesh is known. Next step: surface={{'L': {{'inflated': file}}, "
-            "'R': {...}}, the surfaces of that subject."
-        )
     try:
         data.mesh_files(name)
     except DataError:
