@@ -86,7 +86,7 @@ def test_values_are_drawn_on_the_mesh_of_their_space():
     assert _triangles(figure.axes[0]) == len(meshes.flat_mesh("L", meshes.Surface("fsaverage3"))[1])
     with pytest.raises(DataError, match=r"0\.\.699 of hemisphere L do not fit fsaverage3 \(0\.\.641\)"):
         plot_surface(_values(700, "fsaverage3"))
-    with pytest.raises(DataError, match="unknown mesh 'sub-01'.*SUBJECTS_DIR"):
+    with pytest.raises(DataError, match=r"unknown mesh 'sub-01'.*SUBJECTS_DIR"):
         plot_surface(_values(642, "sub-01"))
     with pytest.raises(DataError, match="unknown mesh 'fsaverage2'"):
         plot_surface([1.0], [0], ["L"], surface="fsaverage2")
