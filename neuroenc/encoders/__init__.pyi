@@ -33,7 +33,6 @@ from .linear._ridge import (
     ridge_weights as ridge_weights,
 )
 from .linear._spaces import (
-    select_features as select_features,
     variance_partition as variance_partition,
 )
 from .linear._stacked import (

@@ -363,7 +363,7 @@ def _pair() -> tuple[np.ndarray, np.ndarray]:
 def _entries() -> dict[str, Callable[[Any, Any], Any]]:
     """Functions of features (n, 6) and responses (n, 3) whose result is an array."""
     from neuroenc import data, stats
-    from neuroenc.encoders import BandedRidgeEncoder, ReadoutEncoder, RidgeEncoder, select_features
+    from neuroenc.encoders import BandedRidgeEncoder, ReadoutEncoder, RidgeEncoder
     from neuroenc.encoders.incontext import EmpiricalBayesRidge
 
     alphas = np.logspace(-1, 3, 5)
@@ -383,7 +383,6 @@ def _entries() -> dict[str, Callable[[Any, Any], Any]]:
         "BandedRidgeEncoder": lambda x, y: BandedRidgeEncoder(n_candidates=2).fit({"a": x}, y).coef_,
         "EmpiricalBayesRidge": lambda x, y: EmpiricalBayesRidge().fit(x, y).coef_,
         "ReadoutEncoder": readout,
-        "select_features": lambda x, y: select_features({"a": x, "b": _pair()[0]}, y, cv=2, inner_cv=2)["score"],
         "make_responses": lambda x, y: data.make_responses(y, stimulus=ids),
         "make_features": lambda x, y: data.make_features(x, stimulus=[f"s{k}" for k in range(60)]),
         "stats.score": pairs(stats.score),
