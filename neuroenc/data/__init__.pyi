@@ -89,7 +89,7 @@ from .datasets._brainscore import (
     write_assembly as write_assembly,
 )
 from .datasets._glmsingle import read_glmsingle as read_glmsingle
-from .datasets._nsd._design import NSDSplit as NSDSplit, nsd_noise_ceiling as nsd_noise_ceiling, nsd_split as nsd_split
+from .datasets._nsd._design import NSDSplit as NSDSplit, nsd_split as nsd_split
 from .datasets._nsd._load import nsd as nsd
 from .datasets._nsd._rois import nsd_mask as nsd_mask
 from .datasets._nsd._transform import nsd_to_surface as nsd_to_surface

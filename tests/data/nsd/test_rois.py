@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from neuroenc import data
+from neuroenc import data, stats
 from neuroenc._core.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*constant within at least one session")
@@ -167,29 +167,18 @@ def test_published_numbers_of_sessions_are_used_for_the_published_design():
     assert len(shared_ids(design, "special515", counts)) == (times == 3).sum()
 
 
-def test_ceilings_for_any_number_of_repeats(tree):
-    root, _ = tree
-    averaged = nsd(root, 3, repeats="average").responses
+def test_ceilings_are_those_of_the_repeats(own, tree):
+    averaged = nsd(tree[0], 3, repeats="average").responses
     n = averaged.n_repeats.values
     a, b, c = ((n == k).sum() for k in (3, 2, 1))
     x2 = averaged.ncsnr.values.astype(float) ** 2
-    ceiling = data.nsd_noise_ceiling(averaged, unit="r2")
+    ceiling = stats.noise_ceiling(averaged.ncsnr, n, unit="r2")
     np.testing.assert_allclose(ceiling, x2 / (x2 + (a / 3 + b / 2 + c) / (a + b + c)))
-    np.testing.assert_allclose(data.nsd_noise_ceiling(averaged, 3, unit="r2"), x2 / (x2 + 1 / 3))
-    np.testing.assert_allclose(data.nsd_noise_ceiling(averaged, {2: 5}, unit="r"), np.sqrt(x2 / (x2 + 1 / 2)))
-    single = nsd(root, 3).responses
-    np.testing.assert_allclose(data.nsd_noise_ceiling(single, unit="r2"), ceiling)
-    special = data.nsd_split(nsd(root, 1, repeats="average"), "special515").test
+    special = data.nsd_split(nsd(tree[0], 1, repeats="average"), "special515").test
     assert (special.n_repeats == 3).all()
-    assert data.roi_names(ceiling) == data.roi_names(averaged)
-
-
-def test_ceilings_without_ncsnr_are_estimated_or_refused(own, tree):
+    # Without the published file the ncsnr is estimated from presentations.
     (own / "nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR/ncsnr.nii.gz").unlink()
     single = nsd(own, 1).responses
-    estimated = data.nsd_noise_ceiling(single, unit="r2")
-    planted = data.nsd_noise_ceiling(nsd(tree[0], 1).responses, unit="r2")
-    assert estimated.attrs["ncsnr"] == "estimated from these rows"
-    assert np.corrcoef(estimated, planted)[0, 1] > 0.8
-    with pytest.raises(DataError, match="no coordinate ncsnr"):
-        data.nsd_noise_ceiling(nsd(own, 1, repeats="average").responses, unit="r2")
+    assert "ncsnr" not in single.coords
+    estimated = stats.ncsnr(single.values, single.stimulus.values)
+    assert np.corrcoef(estimated, nsd(tree[0], 1).responses.ncsnr)[0, 1] > 0.8

@@ -21,7 +21,6 @@ from neuroenc.data._io import read_mat
 from neuroenc.data._splits import _take
 from neuroenc.data._stimuli import EncodingData, PixelBank, Stimuli
 from neuroenc.data.datasets._nsd._layout import Layout
-from neuroenc.stats import ncsnr as estimate_ncsnr, noise_ceiling
 
 LICENCE = "NSD Terms and Conditions (data access agreement); not redistributable"
 _CAPTION_FILES = ("captions_train2017.json", "captions_val2017.json")
@@ -319,63 +318,3 @@ def nsd_split(found: EncodingData, split: str = "shared1000", *, rest: str = "tr
     train, test = _take(responses, np.flatnonzero(in_train)), _take(responses, np.flatnonzero(in_test))
     n_test, n_train = (len(np.unique(x["stimulus"].values)) for x in (test, train))
     return NSDSplit(split, SPLITS[split], train, test, len(splits[split]), n_test, n_train)
-
-
-def nsd_noise_ceiling(responses: xr.DataArray, n_repeats: Any = None, *, unit: str) -> xr.DataArray:
-    r"""Ceiling of a perfect model's score on means over repeats, from each voxel's ncsnr.
-
-    .. math:: NC_{r2} = \frac{ncsnr^2}{ncsnr^2 + mean_s(1 / n_s)}, \qquad NC_r = \sqrt{NC_{r2}}
-
-    over the pictures s of the rows, shown :math:`n_s` times: with A, B, C pictures shown 3, 2 and 1 times the
-    mean is (A/3 + B/2 + C) / (A + B + C).
-
-    Parameters
-    ----------
-    responses : DataArray (stimulus, voxel) or (presentation, voxel)
-        From `nsd`, or its test part. The coordinate ``ncsnr`` is the data set's own; where it is absent it is estimated
-        from the presentations, which must be z-scored by session.
-    n_repeats : int, int array (stimulus,) or mapping repeats -> pictures, optional
-        Default: the repeats averaged into each row, or those of each picture among the presentations.
-    unit : {"r2", "r"}
-        Share of variance, or correlation; a fraction, never percent.
-
-    Returns
-    -------
-    DataArray (voxel,), float64
-
-    Raises
-    ------
-    DataError
-        There is neither ncsnr nor single presentations.
-
-    References
-    ----------
-    Allen et al. (2022), Nature Neuroscience 25:116.
-
-    Examples
-    --------
-    >>> from neuroenc.data import make_responses
-    >>> r = make_responses([[0.0], [0.0]], dim="stimulus", stimulus=["a", "b"], n_repeats=[3, 1], ncsnr=[1.0])
-    >>> nsd_noise_ceiling(r, unit="r2").values.round(2), nsd_noise_ceiling(r, 3, unit="r2").values
-    (array([0.6]), array([0.75]))
-    """
-    if n_repeats is None:
-        if "n_repeats" in responses.coords:
-            n_repeats = responses["n_repeats"].values
-        elif responses.dims[0] == "presentation":
-            n_repeats = np.unique(responses["stimulus"].values, return_counts=True)[1]
-        else:
-            raise DataError("responses have no n_repeats. Next step: nsd_noise_ceiling(responses, 3, unit=...).")
-    source = "nsd"
-    if "ncsnr" in responses.coords:
-        ratio = responses["ncsnr"].values
-    elif responses.dims[0] == "presentation":
-        ratio, source = estimate_ncsnr(responses.values, responses["stimulus"].values), "estimated from these rows"
-    else:
-        raise DataError(
-            "responses have no coordinate ncsnr and are averaged, so it cannot be estimated. "
-            "Next step: nsd(..., repeats='keep'), or download ncsnr beside the betas."
-        )
-    values = noise_ceiling(ratio, n_repeats, unit=unit)
-    coords = {k: v for k, v in responses.coords.items() if v.dims == ("voxel",)}
-    return xr.DataArray(values, coords, "voxel", f"noise_ceiling_{unit}", {"unit": unit, "ncsnr": source})
