@@ -259,10 +259,10 @@ def incontext_evaluate(config: StudyConfig, out: str | os.PathLike[str], **optio
     out : path
         The study's folder: models that its stages left there (the last stage of each form) are evaluated, beside those
         that ``[incontext.evaluate] models`` names. Receives curve.csv (``method, kind, group, size,
-        explained_variance, low, high, normalised, n_voxels, n_draws``, and ``pairwise``, the share of pairs of queries
-        that all voxels tell apart), comparisons.csv (in-context models against
-        every baseline, baselines against cross-validated ridge), curve.svg, summary.json and ``report/``. Subjects that
-        are done are kept in ``.steps``.
+        explained_variance, low, high, normalised, n_voxels, n_draws``, and ``pairwise, pairwise_low, pairwise_high``,
+        the share of pairs of queries that all voxels tell apart, over subjects and draws), comparisons.csv
+        (in-context models against every baseline, baselines against cross-validated ridge), curve.svg, summary.json
+        and ``report/``. Subjects that are done are kept in ``.steps``.
     **options
         See `run`.
 

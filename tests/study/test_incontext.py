@@ -157,7 +157,11 @@ def test_stages_leave_models_and_curves(study):
 def test_evaluation_compares_all_methods(study):
     folder, out, found = study
     curve = pd.read_csv(out / "curve.csv")
-    assert curve.query("kind == 'all'")["pairwise"].between(0, 1).sum() > 10
+    told = curve.query("kind == 'all'").dropna(subset="pairwise")
+    assert len(told) > 10
+    assert told["pairwise"].between(told["pairwise_low"], told["pairwise_high"]).all()
+    assert told["pairwise"].between(0, 1).all()
+    assert (told["pairwise_high"] > told["pairwise_low"]).any()
     names = set(curve["method"])
     models = {"in-context", "in-context (published form)"}
     baselines = {

@@ -261,7 +261,7 @@ def _interval(
     samples: np.ndarray, estimate: float, sizes: tuple[int, int], confidence: float
 ) -> tuple[float, float, float]:
     """Low, high and p; ``samples`` of both kinds, of draws and of voxels (3, n)."""
-    if not np.isfinite(samples[0]).any():
+    if not np.isfinite(samples[0]).any() or max(sizes) < 2:  # one number has no spread
         return np.nan, np.nan, np.nan
     low, high, p = stats.crossed_interval(
         samples[0], estimate, [(samples[1], sizes[0]), (samples[2], sizes[1])], confidence=confidence

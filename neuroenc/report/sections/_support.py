@@ -55,7 +55,8 @@ def support_sections(
         if "pairwise" in part and part["pairwise"].notna().any():
             caption += (
                 " Pairwise (in the table): share of pairs of queries that are told apart by the correlation of "
-                "predicted and measured responses over all voxels; chance .5."
+                "predicted and measured responses over all voxels; chance .5. Its interval "
+                "is over subjects and draws; of one subject, over draws alone."
             )
         if len(groups) > _PANELS:
             caption += f" The first {_PANELS} of {len(groups)} groups are drawn."

@@ -108,7 +108,7 @@ def curve(study: Study) -> dict[str, Any]:
             if wanted.within:
                 narrow.append(_subject(study, part, subject, models, wanted.within))
     whole = joined(curves, wanted.groups)
-    table = _with_pairwise(curve_table(whole, wanted), curves)
+    table = _with_pairwise(curve_table(whole, wanted), curves, wanted)
     if narrow:
         options: dict[str, Any] = {"n_bootstraps": wanted.n_bootstraps, "seed": wanted.seed}
         frame = summarise_curve(joined(narrow, ""), **options).assign(kind=f"supports of one {wanted.within}")
@@ -389,14 +389,22 @@ def curve_table(curve: xr.Dataset, wanted: EvaluateConfig) -> pd.DataFrame:
     return _grouped((kind, partial(summarised, piece)) for kind in every for piece in pieces)
 
 
-def _with_pairwise(table: pd.DataFrame, curves: Sequence[xr.Dataset]) -> pd.DataFrame:
-    """The table with the share of pairs of queries that are told apart, mean over subjects, in rows of all voxels."""
-    found = [c["pairwise"].mean("draw").to_dataframe().reset_index() for c in curves if "pairwise" in c]
-    if not found:
+def _with_pairwise(table: pd.DataFrame, curves: Sequence[xr.Dataset], wanted: EvaluateConfig) -> pd.DataFrame:
+    """The table with the share of pairs of queries that are told apart, in rows of all voxels.
+
+    Mean over subjects and draws of the support, with an interval over both: subjects stand where voxels do.
+    """
+    scores = [c["pairwise"].reset_coords(drop=True).expand_dims("voxel", -1) for c in curves if "pairwise" in c]
+    if not scores:
         return table
-    keys = [k for k in ("method", "select", "size") if k in found[0] and k in table]
-    means = pd.concat(found).groupby(keys, sort=False)["pairwise"].mean().reset_index()
-    return table.merge(means.assign(kind="all"), on=[*keys, "kind"], how="left", validate="many_to_one")
+    shares = xr.concat(scores, "voxel", join="outer").transpose(..., "draw", "voxel")
+    found = summarise_curve(
+        xr.Dataset({"explained_variance": shares}), n_bootstraps=wanted.n_bootstraps, seed=wanted.seed
+    )
+    names = {"explained_variance": "pairwise", "low": "pairwise_low", "high": "pairwise_high"}
+    keys = [k for k in ("method", "select", "size") if k in found and k in table]
+    found = found[[*keys, *names]].rename(columns=names)
+    return table.merge(found.assign(kind="all"), on=[*keys, "kind"], how="left", validate="many_to_one")
 
 
 def _grouped(tables: Iterable[tuple[str, Callable[[str | None], pd.DataFrame]]]) -> pd.DataFrame:
@@ -485,6 +493,8 @@ def curve_summary(curve: xr.Dataset, table: pd.DataFrame, pairs: pd.DataFrame, n
         summary[f"explained_variance:{label}"] = row["explained_variance"]
         if np.isfinite(row.get("pairwise", np.nan)):
             summary[f"pairwise:{label}"] = row["pairwise"]
+            if np.isfinite(row["pairwise_low"]):
+                summary |= {f"pairwise_{end}:{label}": row[f"pairwise_{end}"] for end in ("low", "high")}
         if "normalised" in row and np.isfinite(row["normalised"]):
             summary[f"normalised:{label}"] = row["normalised"]
     summary |= {f"best_baseline:{size}": name for size, name in best_baselines(curve).items()}
