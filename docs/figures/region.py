@@ -12,7 +12,9 @@ from neuroenc.data.simulate import simulate_cortex, simulate_world
 from neuroenc.report import plot_region
 
 scenes = simulate_world(500, seed=41)
-subject = simulate_cortex(scenes, test_ids=scenes.ids[-100:], n_voxels=160, own=0.0, seed=41)[0]
+subject = simulate_cortex(
+    scenes, test_ids=scenes.ids[-100:], n_voxels={"V1": 15, "FFA": 24, "EBA": 20, "PPA": 20}, own=0.0, seed=41
+)[0]
 train, test = data.shared_test(data.zscore(subject.responses, by="session"), scenes.ids[-100:])
 Y, Y_test = data.average_repeats(train), data.average_repeats(test)
 bank = neuroenc.ImageEmbedder("world").embed(scenes)

@@ -286,6 +286,7 @@ for number in range(8):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_cache_give_equal_features(tmp_path):
     command = [sys.executable, "-c", SHARED, str(tmp_path / "go")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

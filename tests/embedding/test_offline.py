@@ -94,6 +94,7 @@ def test_minilm_is_sentence_transformers():
     np.testing.assert_allclose(one, found, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_conse_is_its_formula(photos, original):
     from open_clip import IMAGENET_CLASSNAMES
 

@@ -67,6 +67,7 @@ def test_means(n):
     judge([low], [high], [x.mean(axis=0)], 0.0, n)
 
 
+@pytest.mark.slow
 def test_medians_over_voxels():
     """30 stimuli, 51 independent voxels: quick, and the plain median of a resample is the negative control."""
     plain = []

@@ -188,7 +188,7 @@ def test_shares_of_none_and_all_are_not_certain():
         sample_interval(drawn, 1.5, n_units=400, bounds=(0, 1))
 
 
-@pytest.mark.parametrize("over", ["both", "stimuli", "subjects"])
+@pytest.mark.parametrize("over", [*(pytest.param(x, marks=pytest.mark.slow) for x in ("both", "stimuli")), "subjects"])
 def test_standard_errors_agree_with_their_intervals(over):
     rng = np.random.default_rng(0)
     data = {str(k): rng.standard_normal((2, 60, 6)) for k in range(40)}

@@ -95,6 +95,7 @@ def test_the_world_without_its_best_words():
     assert [changed[k] for k in kept] == [plain[k] for k in kept]
 
 
+@pytest.mark.slow
 def test_photographs_without_people():
     x = np.random.default_rng(0).standard_normal((6, 384))
     captioner = load_captioner("photo", device="cpu", without=load_lexicon()["person"])

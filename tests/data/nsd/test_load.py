@@ -199,7 +199,7 @@ def test_the_store_streams_resumes_and_is_used_again(tree, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("space", ["func1pt8mm", "func1mm", "nativesurface", "fsaverage"])
-@pytest.mark.parametrize("file_format", ["auto", "nii.gz"])
+@pytest.mark.parametrize("file_format", ["auto", pytest.param("nii.gz", marks=pytest.mark.slow)])
 def test_block_sizes_do_not_matter(tree, tmp_path, space, file_format):
     root, _ = tree
     if file_format == "nii.gz" and not space.startswith("func"):
@@ -288,6 +288,7 @@ def test_by_name_and_where_it_is_looked_for(tree, tmp_path, monkeypatch):
         data.fetch("nsd")
 
 
+@pytest.mark.slow
 def test_run_on_a_tree_from_config_to_report(tree, tmp_path):
     pytest.importorskip("torch")
     from neuroenc.study import example_config, run

@@ -114,6 +114,7 @@ def test_every_readout_is_compared_and_has_its_costs():
     assert float(r.sel(cell="m/factorized")) > float(r.sel(cell="m/pooled"))
 
 
+@pytest.mark.slow
 def test_subjects_of_frozen_features_are_fitted_apart():
     """Another subject's responses do not touch a subject's fit, and its stimuli are not trained on."""
     features, responses = placed()

@@ -344,6 +344,7 @@ def _stirred(model):
     return model.eval()
 
 
+@pytest.mark.slow
 def test_every_option_comes_back_in_a_new_process(tmp_path):
     torch.manual_seed(0)
     x, y = torch.randn(30, 8), torch.randn(5, 30)
