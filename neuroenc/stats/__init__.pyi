@@ -28,6 +28,7 @@ from ._rdm import rdm as rdm, square_rdm as square_rdm
 from ._resampler import Resampler as Resampler
 from ._rsa import compare_rdms as compare_rdms, rdm_ceiling as rdm_ceiling
 from ._scores import (
+    convert_ceiling as convert_ceiling,
     explained_variance as explained_variance,
     normalise as normalise,
     pearson_r as pearson_r,
