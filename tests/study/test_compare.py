@@ -62,7 +62,7 @@ def folder(tmp_path):
 def compared(tmp_path_factory):
     """Folder, summary and messages of a comparison."""
     folder, said = own_files(tmp_path_factory.mktemp("compared")), []
-    config = read(folder / "compare.toml", ["compare.learning_curve=[30]", "compare.decode=true"])
+    config = read(folder / "compare.toml", ["compare.learning_curve=[30]", "compare.decode='likelihood'"])
     return folder, compare(config, folder / "out", progress=False, say=said.append), said
 
 

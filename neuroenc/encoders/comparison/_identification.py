@@ -8,20 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuroenc._core.errors import ConfigError
 from neuroenc.encoders._decode import identification_table, identify
 from neuroenc.encoders._labels import seen_patterns
+from neuroenc.encoders._noise import NoiseCovariance
 from neuroenc.encoders.comparison._result import Comparison
 
 
 def identify_cells(
     found: Comparison,
     *,
+    metric: str = "correlation",
     sizes: Sequence[int] | None = None,
     top: Sequence[int] = (1, 5),
     n_permutations: int = 1000,
     n_bootstraps: int = 1000,
 ) -> pd.DataFrame:
-    """Identification accuracy of every cell: which held-out stimulus was seen, by correlation over voxels.
+    """Identification accuracy of every cell: which held-out stimulus was seen.
 
     Trials are ranked among the test stimuli of their fold, as `neuroenc.encoders.identify` does; voxels that saw other
     stimuli (of other subjects) are decoded apart.
@@ -29,6 +32,9 @@ def identify_cells(
     Parameters
     ----------
     found : Comparison
+    metric : {"correlation", "likelihood", "cosine"}
+        Of `neuroenc.encoders.identify`. Likelihood: under the noise covariance (Ledoit-Wolf) of what the
+        cell's held-out predictions miss of the other folds' trials.
     sizes, top, n_permutations, n_bootstraps
         Of `neuroenc.encoders.identify`.
 
@@ -36,6 +42,11 @@ def identify_cells(
     -------
     DataFrame
         Rows of `neuroenc.encoders.identification_table` with ``cell`` and, where there are several, ``subject``.
+
+    Raises
+    ------
+    ConfigError
+        Likelihood of a comparison with one fold.
 
     Examples
     --------
@@ -63,8 +74,9 @@ def identify_cells(
             parts = [np.intersect1d(test, rows) for test in tests.values()]
             parts = [part for part in parts if len(np.unique(responses["stimulus"].values[part])) > 1]
             some = responses[:, columns]
-            usable = np.isfinite(predicted.values[np.ix_(rows, columns)]).all(axis=0)
-            for part in parts:
+            usable = np.ones(some.shape[1], dtype=bool)
+            for part in parts:  # rows that no fold tests have no prediction
+                usable &= np.isfinite(predicted.values[np.ix_(part, columns)]).all(axis=0)
                 usable &= np.ptp(some.values[part], axis=0) > 0
             if not parts or usable.sum() < 3:
                 continue
@@ -75,7 +87,21 @@ def identify_cells(
             most = min(map(len, galleries))
             wanted = None if sizes is None else [n for n in sizes if n <= most] or None
             measured = [some[part][:, usable] for part in parts]
-            table = identification_table(identify(galleries, measured, sizes=wanted, seed=found.seed, **how))
+            noise = None
+            if metric == "likelihood":
+                if len(parts) < 2:
+                    raise ConfigError(
+                        "likelihood takes the noise covariance from the other folds, and there is one fold. "
+                        "Next step: several folds, or metric='correlation'."
+                    )
+                # The noise of a fold is that of trials that are not decoded in it.
+                others = [np.setdiff1d(np.concatenate(parts), part) for part in parts]
+                left = some.copy(data=some.values - predicted.values[:, columns])[:, usable]
+                noise = [NoiseCovariance.fit(left[rest]) for rest in others]
+            result = identify(galleries, measured, metric=metric, noise=noise, sizes=wanted, seed=found.seed, **how)
+            table = identification_table(result)
+            if metric != "correlation":
+                table["metric"] = metric
             named = some["subject"].values.astype(str) if "subject" in some.coords else np.array([""])
             subject = str(named.flat[0]) if len(np.unique(named)) == 1 else f"voxels {number + 1}"
             tables.append(table.drop(columns="name").assign(cell=cell, subject=subject if len(patterns) > 1 else ""))

@@ -107,8 +107,11 @@ def decoding_section(table: pd.DataFrame) -> Section:
         "Which of the held-out stimuli was seen? Each measured response is compared with the responses that the "
         "encoder predicts for all held-out stimuli of the fold, and the most alike is chosen. "
     )
+    by_noise = cells and "metric" in table
     lead += (
-        "Alike are those of the highest correlation over voxels."
+        "Alike are those of the highest likelihood under Gaussian noise, whose covariance is that of the other folds."
+        if by_noise
+        else "Alike are those of the highest correlation over voxels."
         if cells
         else "By correlation: over voxels. By likelihood: under Gaussian noise whose covariance is that of the "
         "training rows, each left out."

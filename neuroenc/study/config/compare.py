@@ -103,7 +103,8 @@ class CompareConfig(Table):
     field_of_view
         Width of the pictures in degrees of visual angle, for maps of receptive fields; 0: shares of the width.
     decode
-        Tell besides how often every cell identifies the held-out stimulus that was seen, by correlation over voxels.
+        Tell besides how often every cell identifies the held-out stimulus that was seen: ``true``, by correlation over
+        voxels; ``"likelihood"``, under the noise covariance of the other folds, of which there must be two.
     learning_curve
         Numbers of training stimuli at which every cell is fitted besides; empty: not asked.
     training
@@ -128,7 +129,7 @@ class CompareConfig(Table):
     n_components: Count = 100
     joint: list[Literal["stacked", "banded"]] = []
     transfer: Literal["", "voxel", "roi"] = ""
-    decode: bool = False
+    decode: bool | Literal["likelihood"] = False
     learning_curve: list[Annotated[int, Field(ge=10, le=MOST)]] = []
     field_of_view: Annotated[float, Field(ge=0)] = 0.0
     training: dict[str, Any] = {}

@@ -66,6 +66,11 @@ def compare(study: Study) -> dict[str, Any]:
     together = Subject("all", responses, responses, stimuli=stimuli)
     cv: Any = evaluation_folds(study, together)[0] if config.cv == "evaluation" else config.cv
     folds = make_folds(responses, cv, config.validation, whole.seed)
+    if config.decode == "likelihood" and len(folds) < 2:
+        raise ConfigError(
+            '[compare] decode = "likelihood" takes the noise covariance from the other folds, and there is one fold. '
+            "Next step: cv = 5, or decode = true."
+        )
     spaces: dict[str, xr.DataArray] = {}
     made = make_spaces(with_joined(whole.features, used), stimuli, study.progress)
     for name, settings in whole.features.items():
@@ -336,7 +341,8 @@ def tabulate(study: Study) -> dict[str, Any]:
         maps["transfer"] = parts["transfer"] = made
         tables["transfer"] = made.drop_dims("voxel").to_dataframe().reset_index()
     if config.decode:
-        identified = identify_cells(found, n_bootstraps=config.n_bootstraps)
+        decoded_by = "correlation" if config.decode is True else config.decode
+        identified = identify_cells(found, metric=decoded_by, n_bootstraps=config.n_bootstraps)
         tables["identification"] = parts["identification"] = identified
         pairs = identified.query("measure == 'accuracy' and n == 2").groupby("cell", sort=False)["accuracy"].mean()
         parts["summary"] |= {f"pairwise_accuracy:{cell}": float(v) for cell, v in pairs.items()}

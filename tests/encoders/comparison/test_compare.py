@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sklearn.covariance import LedoitWolf
 
 from neuroenc import stats
 from neuroenc._core.errors import ConfigError, DataError
-from neuroenc.data import load, make_features
+from neuroenc.data import load, make_features, make_responses
 from neuroenc.encoders import RidgeEncoder
-from neuroenc.encoders.comparison import build_cells, compare
+from neuroenc.encoders.comparison import build_cells, compare, identify_cells
 from neuroenc.encoders.comparison._compare import pool_cells
 
 from .conftest import driven, of_two_subjects, spaces
@@ -368,3 +369,35 @@ def test_labelled_ceilings_are_put_in_the_order_of_the_voxels(planted):
     np.testing.assert_array_equal(check_ceiling(ceiling[::-1], responses), ceiling.values)
     with pytest.raises(DataError, match=r"noise ceilings have 16 voxels.*missing"):
         check_ceiling(ceiling.assign_coords(voxel=ids + 100), responses)
+
+
+def test_likelihood_of_cells_equals_numpy_and_gains_where_voxels_share_noise():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((90, 4)).astype("float32")
+    shared = 2 * rng.standard_normal((90, 2)) @ rng.standard_normal((2, 12))
+    values = x @ rng.standard_normal((4, 12)) + shared + 0.5 * rng.standard_normal((90, 12))
+    ids = [f"s{n}" for n in range(90)]
+    y = make_responses(values, stimulus=ids, dim="stimulus")
+    spaces = {"a": make_features(x, stimulus=ids)}
+    found = compare(spaces, {"linear": {}}, y, cv=3, progress=False)
+    told = {}
+    for metric in ("correlation", "likelihood"):
+        table = identify_cells(found, metric=metric, sizes=[2], n_permutations=0, n_bootstraps=10)
+        told[metric] = table.loc[table["measure"] == "accuracy", "accuracy"].item()
+    predicted = found.predictions(found.cells[0]).values
+    left, share = y.values - predicted, []
+    for job in found._jobs[found.cells[0]]:
+        test = job.rows.test
+        rest = np.setdiff1d(np.arange(90), test)
+        scaled = left[rest] - left[rest].mean(axis=0)
+        sd = scaled.std(axis=0)
+        weights = np.linalg.inv(LedoitWolf(assume_centered=True).fit(scaled / sd).covariance_)
+        gap = (y.values[test][:, None] - predicted[test]) / sd
+        cost = np.einsum("tcv,vw,tcw->tc", gap, weights, gap)
+        share += [(row > row[n]).sum() / (len(row) - 1) for n, row in enumerate(cost)]
+    assert told["likelihood"] == pytest.approx(np.mean(share), abs=0.002)
+    assert told["likelihood"] > told["correlation"] + 0.05
+    single = compare(spaces, {"linear": {}}, y, cv=[(np.arange(60), np.arange(60, 90))], progress=False)
+    with pytest.raises(ConfigError, match="there is one fold"):
+        identify_cells(single, metric="likelihood")
+    assert len(identify_cells(single, sizes=[2], n_permutations=0, n_bootstraps=10))
